@@ -1,0 +1,90 @@
+# pyrep: `make run` shows it at work, `make test` proves it; `make help` lists the rest.
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+# the first interpreter that is new enough; an empty answer is explained by the set-up
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	  command -v $$p >/dev/null 2>&1 || continue; \
+	  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; \
+	done)
+
+CORE := setup.py $(wildcard src/*.pyx src/*.pxi src/*.h src/pyrep/*.pxd)
+DEPENDENCIES := $(VENV)/.dependencies
+BUILT := $(VENV)/.built
+
+# `make run`: DIR = a directory of live databases (else sample tenants with writers are made),
+# REPLICA = where the replica goes (a path or URL), FOR = stop after so many seconds
+DIR ?=
+REPLICA ?=
+FOR ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench crash fuzz soak build clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
+	  || sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1: \2/p' Makefile
+
+run: $(BUILT) ## replicate sample tenants (or DIR=...) and restore every one; REPLICA=... FOR=seconds
+	@PYTHONPATH=tests $(PY) benchmarks/demo.py $(if $(DIR),--dir '$(DIR)') $(if $(REPLICA),--replica '$(REPLICA)') \
+	  $(if $(FOR),--for '$(FOR)')
+
+test: lint ## lint, types and the short form of every test (PYREP_ALL=1: nothing may be missing)
+	$(PY) -m pytest
+
+lint: $(BUILT) ## style and types
+	ruff check .
+	ruff format --check .
+	mypy
+	cython-lint src
+
+bench: $(BUILT) ## measure, beside bare liblz4 and beside Litestream
+	@set -e; for bench in $(wildcard benchmarks/micro/bench_*.py benchmarks/macro/bench_*.py); do \
+	  echo "== $$bench"; PYTHONPATH=tests $(PY) $$bench; done
+
+crash: $(BUILT) ## kill the daemon at each named step, many times
+	PYREP_SCALE=$${PYREP_SCALE:-20} $(PY) -m pytest -m crash
+
+fuzz: $(BUILT) ## feed hostile bytes, many more than `make test` does
+	PYREP_SCALE=$${PYREP_SCALE:-50} $(PY) -m pytest -m fuzz
+
+soak: $(BUILT) ## hours: the long form of the property, crash, fuzz and field tests
+	PYREP_SOAK=1 PYREP_SCALE=$${PYREP_SCALE:-50} $(PY) -m pytest --timeout=86400 -m 'soak or crash or fuzz or property'
+
+build: $(BUILT) ## source distribution, and the wheel built from it
+	rm -rf dist
+	$(PY) -m build --quiet
+
+clean: ## remove what a build or a test run made, and the virtual environment
+	rm -rf build dist src/*.egg-info src/*.c src/*.html src/pyrep/*.so .mypy_cache .ruff_cache \
+	  .pytest_cache .hypothesis $(VENV)
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Everything that is missing is named in one line, with the command that installs it on Debian.
+$(PY):
+	@if [ -z "$(PYTHON)" ]; then \
+	  echo "pyrep: no Python 3.11 or newer found; apt-get install python3 python3-venv python3-dev (or set PYTHON=)" >&2; exit 1; fi
+	@missing=; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' \
+	  || missing="$$missing python3-dev"; \
+	command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 || missing="$$missing gcc"; \
+	$(PYTHON) -c 'import ctypes; ctypes.CDLL("liblz4.so.1")' 2>/dev/null || missing="$$missing liblz4-1"; \
+	if [ -n "$$missing" ]; then \
+	  echo "pyrep: missing:$$missing; on Debian: apt-get install$$missing" >&2; exit 1; fi
+	@echo "pyrep: making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+
+# pip before 25.1 knows no dependency groups
+$(DEPENDENCIES): pyproject.toml | $(PY)
+	@echo "pyrep: installing what the build and the tests need"
+	@$(PY) -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	@$(PY) -m pip install --quiet --disable-pip-version-check --group build --group test --group lint
+	@touch $@
+
+$(BUILT): $(DEPENDENCIES) $(CORE)
+	@echo "pyrep: building"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[all]'
+	@touch $@
