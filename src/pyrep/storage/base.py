@@ -1,0 +1,88 @@
+"""The contract of a replica's storage, in terms of LTX files.
+
+Contracts, proved by the conformance suite: ``write_ltx`` is all-or-nothing (no reader ever
+sees a short file), idempotent for the same bytes, reads ``source`` to its end and nothing
+else; ``open_ltx`` with a range past the end is an error, never a short read; a missing file
+is :class:`~pyrep.errors.LTXNotFoundError`; names that are not LTX names are ignored in
+listings and never deleted by ``delete_ltx``; a backend raises only classes of
+:mod:`pyrep.errors`, split into temporary and permanent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+from pyrep.ids import TXID
+from pyrep.ltxfile import FileInfo
+
+__all__ = ["NO_TXID", "Capabilities", "ReplicaClient"]
+
+NO_TXID = TXID(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Say what a storage can do.
+
+    ``connections``: how many calls may run side by side.  ``conditional_put``: whether
+    create-only writes are atomic; where not, fencing is best effort.
+    """
+
+    connections: int = 8
+    ranged_read: bool = True
+    conditional_put: bool = True
+    batch_delete: bool = False
+    server_time: bool = False
+
+
+class ReplicaClient(Protocol):
+    """Read and write the LTX files below one replica path; safe for use by several threads."""
+
+    @property
+    def scheme(self) -> str:
+        """Return the kind of storage, as its URLs begin."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what the storage can do, as far as is known by now."""
+
+    @property
+    def url(self) -> str:
+        """Return the replica's place for logs and reports, without any secret."""
+
+    def list_ltx(self, level: int, seek: TXID = NO_TXID) -> Iterator[FileInfo]:
+        """List a level's files with min TXID >= ``seek``, sorted by (min, max)."""
+
+    def open_ltx(self, info: FileInfo, offset: int = 0, size: int | None = None) -> BinaryIO:
+        """Open ``size`` bytes (None: all) of a file from ``offset``.
+
+        :raises LTXNotFoundError: no such file
+        :raises LTXCorruptError: the range lies past the file's end
+        """
+
+    def write_ltx(
+        self,
+        level: int,
+        min_txid: TXID,
+        max_txid: TXID,
+        source: BinaryIO,
+        *,
+        create_only: bool = False,
+    ) -> FileInfo:
+        """Store a whole LTX file read from ``source`` (from its current offset to its end).
+
+        Returns only when the storage said yes.  The header's timestamp is kept with the file.
+
+        :raises ReplicaExistsError: ``create_only`` and a file of that name is there
+        """
+
+    def delete_ltx(self, infos: Sequence[FileInfo]) -> None:
+        """Delete files; one that is missing counts as deleted."""
+
+    def delete_all(self) -> None:
+        """Delete every LTX file below the replica path."""
+
+    def close(self) -> None:
+        """Let go of connections; further calls are errors."""

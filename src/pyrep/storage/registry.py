@@ -1,0 +1,163 @@
+"""The one place that turns a configured replica into a client."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from pyrep.clock import Clock
+from pyrep.errors import ConfigError
+from pyrep.storage.base import ReplicaClient
+from pyrep.storage.file import FileReplicaClient
+from pyrep.storage.retry import RetryingClient, RetryPolicy
+
+__all__ = ["ReplicaSpec", "ReplicaURL", "connect", "is_url", "parse_url", "registered"]
+
+_IS_URL = re.compile(r"\w+://")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+# Litestream's types that have no client here yet; each scheme with its type.
+_NOT_BUILT = {
+    "s3": "s3",
+    "gs": "gs",
+    "abs": "abs",
+    "sftp": "sftp",
+    "webdav": "webdav",
+    "webdavs": "webdav",
+    "nats": "nats",
+    "oss": "oss",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSpec:
+    """Describe one tenant's replica: ``path`` or ``url``, and the keys of its type.
+
+    A ``url`` decides the type; else ``type`` does; else it is ``file``.
+    """
+
+    type: str = ""
+    path: str = ""
+    url: str | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaURL:
+    """Hold the parts of a replica URL that pyrep can use; ``path`` is decoded and cleaned."""
+
+    scheme: str
+    path: str
+
+
+Factory = Callable[[ReplicaSpec], ReplicaClient]
+
+
+def is_url(text: str) -> bool:
+    """Tell whether a text is meant as a URL: letters, digits or ``_``, then ``://``."""
+    return _IS_URL.match(text) is not None
+
+
+def parse_url(url: str) -> ReplicaURL:
+    """Read a replica URL.
+
+    :raises ConfigError: no scheme, one without a client, or a URL that names no file path
+    """
+    if not is_url(url):
+        raise ConfigError(f"replica url scheme required: {url}")
+    scheme = url.partition("://")[0].lower()
+    if scheme == "file":
+        return ReplicaURL(scheme, _file_path(url))
+    if scheme in _NOT_BUILT:
+        raise _not_built(_NOT_BUILT[scheme])
+    raise ConfigError(f'unsupported replica URL scheme: "{scheme}"')
+
+
+def connect(
+    spec: ReplicaSpec,
+    *,
+    clock: Clock | None = None,
+    stop: threading.Event | None = None,
+    policy: RetryPolicy | None = None,
+) -> ReplicaClient:
+    """Build the client of a replica, wrapped so that it retries temporary failures.
+
+    Nothing is read or written yet.  ``stop`` ends waits between attempts.
+
+    :raises ConfigError: the replica cannot be built as configured
+    """
+    kind = parse_url(spec.url).scheme if spec.url else spec.type or "file"
+    factory = _factories.get(kind)
+    if factory is None:
+        if kind in _NOT_BUILT:
+            raise _not_built(_NOT_BUILT[kind])
+        raise ConfigError(f'unknown replica type in config: "{kind}"')
+    return RetryingClient(factory(spec), policy=policy, clock=clock, stop=stop)
+
+
+@contextlib.contextmanager
+def registered(kind: str, factory: Factory) -> Iterator[None]:
+    """Make ``connect`` build another type inside a ``with`` block (tests only)."""
+    if kind in _factories:
+        raise ValueError(f"replica type {kind} is registered already")
+    _factories[kind] = factory
+    try:
+        yield
+    finally:
+        del _factories[kind]
+
+
+def _not_built(kind: str) -> ConfigError:
+    return ConfigError(
+        f"replica type {kind} is not built yet",
+        hint="This version writes to directories only: use a path or a file:// URL.",
+    )
+
+
+def _connect_file(spec: ReplicaSpec) -> ReplicaClient:
+    if spec.url and spec.path:
+        raise ConfigError("cannot specify url & path for file replica")
+    if is_url(spec.path):
+        raise ConfigError(
+            f"replica path cannot be a url: {spec.path}",
+            hint="Use the key 'url' for it instead of 'path'.",
+        )
+    path = parse_url(spec.url).path if spec.url else spec.path
+    if not path:
+        raise ConfigError("file replica path required")
+    if "\0" in path:
+        raise ConfigError(f"file replica path has a NUL character: {path!r}")
+    return FileReplicaClient(path)
+
+
+def _file_path(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.netloc:
+        raise ConfigError(
+            f"file replica url names a host: {url}",
+            hint="Write three slashes before an absolute path: file:///path.",
+        )
+    if parts.query or parts.fragment or url[-1] in "?#":
+        raise ConfigError(
+            f"file replica url has a query or fragment: {url}",
+            hint="Write %3F for a question mark and %23 for a hash sign in a path.",
+        )
+    if _BAD_ESCAPE.search(parts.path):
+        raise ConfigError(
+            f"file replica url has a bad escape: {url}",
+            hint="Write %25 for a percent sign in a path.",
+        )
+    path = os.fsdecode(unquote_to_bytes(parts.path))
+    if not path:
+        raise ConfigError("file replica path required")
+    if "\0" in path:
+        raise ConfigError(f"file replica path has a NUL character: {path!r}")
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+_factories: dict[str, Factory] = {"file": _connect_file}
