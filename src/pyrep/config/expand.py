@@ -1,0 +1,330 @@
+"""From configured entries to tenants: scan directories, give each file its own places.
+
+Nothing here opens a database file or writes anything.  A file found by its name is a
+candidate; whether it is a database, the caller finds out.  What is wrong with one tenant or
+one directory is a :class:`Problem` beside the others, never the end of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from pyrep.config.limits import check_limits
+from pyrep.config.model import Config, DatabaseConfig, ReplicaConfig, redact_url
+from pyrep.config.paths import compile_pattern, join_url
+from pyrep.errors import ConfigError
+from pyrep.storage.layout import join_replica_path
+from pyrep.storage.registry import ReplicaSpec
+
+__all__ = [
+    "Expansion",
+    "Problem",
+    "Skipped",
+    "TenantSpec",
+    "describe_replica",
+    "expand",
+    "scan",
+    "tenant_at",
+    "tenant_for",
+    "two_owners",
+    "walk",
+]
+
+_NEVER = ("-wal", "-shm", "-journal")
+_STATE_SUFFIXES = ("-pyrep", "-litestream")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantSpec:
+    """Describe one managed database and the places that are its own.
+
+    ``db_path`` is resolved, ``name`` is the path as configured.  ``relpath`` is the path below
+    the entry's directory (None for a single database).  ``state_path`` is the state directory.
+    """
+
+    db_path: Path
+    name: str
+    relpath: str | None
+    replica: ReplicaSpec = field(repr=False, hash=False)
+    state_path: Path
+    settings: DatabaseConfig = field(repr=False, hash=False)
+
+    @property
+    def index(self) -> int:
+        """Return the place of the tenant's entry in ``dbs``, from 1."""
+        return self.settings.index
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Say what is wrong with one tenant or directory; ``path`` names it."""
+
+    path: Path
+    index: int
+    error: ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Name something a scan met and left out: a link to a file, or a folder it cannot read."""
+
+    path: Path
+    error: OSError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """Hold what a configuration stands for right now."""
+
+    tenants: tuple[TenantSpec, ...]
+    problems: tuple[Problem, ...]
+    links: tuple[Path, ...]
+
+
+def expand(config: Config) -> Expansion:
+    """Return the tenants of all entries, those of directories by a scan.
+
+    A file that an entry names by ``path`` is not taken from a directory as well.  Conflicts
+    between tenants are found by :class:`pyrep.config.claims.Claims`, once it is known which
+    files are databases.
+    """
+    explicit = {os.path.realpath(entry.path) for entry in config.dbs if entry.path}
+    tenants: list[TenantSpec] = []
+    problems: list[Problem] = []
+    links: list[Path] = []
+    for item in chain.from_iterable(_found(entry, explicit) for entry in config.dbs):
+        if isinstance(item, TenantSpec):
+            tenants.append(item)
+        elif isinstance(item, Problem):
+            problems.append(item)
+        else:
+            links.append(item)
+    return Expansion(tuple(tenants), tuple(problems), tuple(links))
+
+
+def _found(entry: DatabaseConfig, explicit: set[str]) -> Iterator[TenantSpec | Problem | Path]:
+    """Yield an entry's tenants and problems, and the links that were not followed."""
+    if entry.dir is None:
+        yield _tenant_or_problem(entry, str(entry.path), None)
+        return
+    root = os.path.realpath(entry.dir)
+    for item in walk(entry):
+        if isinstance(item, Path):
+            if str(item) not in explicit:
+                yield _tenant_or_problem(entry, str(item), root)
+        elif item.error is None:
+            yield item.path
+        else:
+            yield Problem(item.path, entry.index, _unreadable(entry, item.path, item.error))
+
+
+def _tenant_or_problem(entry: DatabaseConfig, path: str, root: str | None) -> TenantSpec | Problem:
+    try:
+        return _single(entry) if root is None else _in_directory(entry, root, path)
+    except ConfigError as exc:
+        return Problem(Path(path), entry.index, exc)
+
+
+def _unreadable(entry: DatabaseConfig, path: Path, error: OSError) -> ConfigError:
+    """Return the error for a directory that a scan cannot read."""
+    missing = isinstance(error, FileNotFoundError)
+    reason = "does not exist" if missing else error.strerror or "cannot be read"
+    return ConfigError(
+        f"database config #{entry.index}: cannot scan directory {path}: {reason}",
+        hint="It is looked for again at each reconciliation; the other entries run.",
+    )
+
+
+def scan(entry: DatabaseConfig) -> Iterator[Path]:
+    """Yield the files of a directory entry whose names match, in a stable order."""
+    return (item for item in walk(entry) if isinstance(item, Path))
+
+
+def walk(entry: DatabaseConfig) -> Iterator[Path | Skipped]:
+    """Yield the files of a directory entry that match, and what was left out.
+
+    Paths are resolved: the entry's directory may be a link, nothing below it is followed.
+    A folder that vanishes meanwhile is no error.
+    """
+    root = os.path.realpath(entry.dir or "")
+    own = _Own(entry)
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(folder) as entries:
+                children = sorted(entries, key=lambda child: child.name)
+        except OSError as exc:
+            if folder == root or not isinstance(exc, FileNotFoundError):
+                yield Skipped(Path(folder), exc)
+            continue
+        folders = []
+        for child in children:
+            if entry.recursive and child.is_dir(follow_symlinks=False):
+                folders.append(child)
+            elif _matches(entry, child.name):
+                yield from _file(child)
+        pending += [c.path for c in reversed(folders) if not own.has(c.path)]
+
+
+def _file(child: os.DirEntry[str]) -> Iterator[Path | Skipped]:
+    if child.is_file(follow_symlinks=False):
+        yield Path(child.path)
+    elif child.is_symlink() and _leads_to_file(child):
+        yield Skipped(Path(child.path))
+
+
+def _leads_to_file(link: os.DirEntry[str]) -> bool:
+    try:
+        return link.is_file()
+    except OSError:  # a loop, or a target that cannot be reached
+        return False
+
+
+class _Own:
+    """Know the folders that are pyrep's or Litestream's own; links are resolved once."""
+
+    def __init__(self, entry: DatabaseConfig) -> None:
+        self._folders = frozenset(map(os.path.realpath, entry.excluded))
+        self._roots = tuple(f"{os.path.realpath(root)}/" for root in entry.state_roots)
+
+    def has(self, folder: str) -> bool:
+        """Return whether a resolved folder is one of them."""
+        name = os.path.basename(folder)
+        if not name.endswith(_STATE_SUFFIXES):
+            return folder in self._folders
+        return name.startswith(".") or folder in self._folders or folder.startswith(self._roots)
+
+
+def _matches(entry: DatabaseConfig, name: str) -> bool:
+    return not name.endswith(_NEVER) and compile_pattern(entry.pattern).match(name) is not None
+
+
+def tenant_for(entry: DatabaseConfig, path: Path | str) -> TenantSpec:
+    """Return the tenant that a file is under an entry, wherever the file was heard of.
+
+    :raises ConfigError: the file does not belong to the entry, or its name is beyond a limit
+    """
+    if entry.dir is None:
+        if os.path.realpath(path) != os.path.realpath(entry.path or ""):
+            raise ConfigError(f"{path} is not {entry.label}")
+        return _single(entry)
+    root = os.path.realpath(entry.dir)
+    found = _below(entry, root, path)
+    if found is None:
+        raise ConfigError(f"{path} is not a database that {entry.label} matches")
+    return _in_directory(entry, root, found)
+
+
+def tenant_at(config: Config, path: Path | str) -> TenantSpec | None:
+    """Return the tenant whose database is at ``path``, existing or not; None if there is none.
+
+    :raises ConfigError: two directories claim the path, or its name is beyond a limit
+    """
+    real = os.path.realpath(path)
+    for entry in config.dbs:
+        if entry.path and real == os.path.realpath(entry.path):
+            return _single(entry)
+    owners = [
+        entry
+        for entry in config.dbs
+        if entry.dir and _below(entry, os.path.realpath(entry.dir), path) is not None
+    ]
+    if len(owners) > 1:
+        first, second = owners[:2]
+        raise two_owners(Path(real), first, second)
+    return tenant_for(owners[0], path) if owners else None
+
+
+def two_owners(path: Path, first: DatabaseConfig, second: DatabaseConfig) -> ConfigError:
+    """Return the error for one file that two entries claim."""
+    return ConfigError(
+        f"database {path} is claimed by two entries: #{first.index} {first.label} "
+        f"and #{second.index} {second.label}",
+        hint="Narrow a pattern or a directory so that one entry remains, or name it by path.",
+    )
+
+
+def _below(entry: DatabaseConfig, root: str, path: Path | str) -> str | None:
+    """Return the file's resolved path if the entry's scan would find it there."""
+    folder, name = os.path.split(os.path.abspath(path))
+    if not _matches(entry, name) or os.path.islink(path):
+        return None
+    folder = os.path.realpath(folder)
+    if folder == root:
+        return os.path.join(folder, name)
+    if not entry.recursive or not folder.startswith(os.path.join(root, "")):
+        return None
+    own = _Own(entry)
+    ancestor = folder
+    while ancestor != root:
+        if own.has(ancestor):
+            return None
+        ancestor = os.path.dirname(ancestor)
+    return os.path.join(folder, name)
+
+
+def _single(entry: DatabaseConfig) -> TenantSpec:
+    configured = entry.path or Path()
+    db_path = Path(os.path.realpath(configured))
+    state = entry.meta_path / "pyrep" if entry.meta_path else _beside(str(db_path))
+    spec = _spec(entry.replica, None)
+    check_limits(spec, str(db_path), str(state), entry.replica.type)
+    return TenantSpec(
+        db_path=db_path,
+        name=str(configured),
+        relpath=None,
+        replica=spec,
+        state_path=Path(state),
+        settings=entry,
+    )
+
+
+def _in_directory(entry: DatabaseConfig, root: str, db_path: str) -> TenantSpec:
+    """Return the tenant of a file below ``root``, the resolved directory of its entry."""
+    relpath = db_path[len(root.rstrip("/")) + 1 :]
+    if entry.meta_dir:
+        state = os.path.join(entry.meta_dir, f"{relpath}-pyrep")
+    elif entry.meta_path:
+        state = _beside(os.path.join(entry.meta_path, relpath))
+    else:
+        state = _beside(db_path)
+    spec = _spec(entry.replica, relpath)
+    check_limits(spec, db_path, state, entry.replica.type)
+    return TenantSpec(
+        db_path=Path(db_path),
+        name=os.path.join(entry.dir or "", relpath),
+        relpath=relpath,
+        replica=spec,
+        state_path=Path(state),
+        settings=entry,
+    )
+
+
+def _beside(db_path: str) -> str:
+    folder, name = os.path.split(db_path)
+    return os.path.join(folder, f".{name}-pyrep")
+
+
+def _spec(replica: ReplicaConfig, relpath: str | None) -> ReplicaSpec:
+    """Return the tenant's own replica: the configured one, joined with its relative path."""
+    url = replica.url.reveal() if replica.url else None
+    path = replica.path
+    if relpath is not None:
+        url = join_url(url, relpath) if url else None
+        path = "" if url else join_replica_path(path, relpath)
+    return ReplicaSpec(type=replica.type, path=path, url=url, options=replica.options)
+
+
+def describe_replica(spec: ReplicaSpec) -> str:
+    """Return a tenant's replica for logs and lists, without any secret."""
+    if spec.url:
+        return redact_url(spec.url)
+    bucket = spec.options.get("bucket") or spec.options.get("host")
+    if spec.type == "file" or not bucket:
+        return spec.path
+    return f"{spec.type}://{bucket}/{spec.path.lstrip('/')}"
