@@ -1,0 +1,1 @@
+"""Plan and execute the way back from a replica."""
