@@ -1,0 +1,1 @@
+"""One database's life: attach, prove, sync, checkpoint, park."""

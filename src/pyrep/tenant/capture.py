@@ -1,0 +1,416 @@
+"""Turn a proven change, a diff or the whole database into staged LTX files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pyrep import _checksum, _ltx, _wal, osfs
+from pyrep.errors import DatabaseBusyError, DatabaseError, WALError
+from pyrep.ids import TXID, lock_pgno
+from pyrep.ltxfile import format_name
+from pyrep.ltxio import LTXWriter
+from pyrep.sqlite import Attachment
+from pyrep.tenant.continuity import Change, WALView, read_snapshot_map
+from pyrep.tenant.pages import WINDOW_PAGES, LocalPages, StagedPages
+from pyrep.tenant.position import SyncState
+from pyrep.tenant.statedir import create_file
+
+__all__ = ["Capture", "SnapshotSource", "SpoolFullError"]
+
+_FIRST = _wal.WAL_HEADER_SIZE
+_FROM_FILE = -1
+
+
+class SpoolFullError(DatabaseError):
+    """Say that a staged file would not fit into the tenant's spool."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSource:
+    """Say where R's snapshot lies: pages in the WAL by offset, the rest in the file."""
+
+    view: WALView
+    fresh: dict[int, int]
+    commit: int
+    page_size: int
+    checksum: tuple[int, int]
+    change_counter: int
+
+
+@dataclass(slots=True)
+class Capture:
+    """Build staged files of one tenant; the caller holds R and the tenant's lock.
+
+    ``limit`` is how many bytes may still be staged, ``like`` the database file's status (owner
+    and mode of what is created), ``timestamp_ms`` the time for the next file.  A database without
+    WAL is read in short transactions: ``hold`` around each window of ``window_pages``.
+    """
+
+    att: Attachment
+    base: Path
+    pages: LocalPages
+    state: SyncState
+    like: os.stat_result
+    timestamp_ms: int
+    limit: int
+    hold: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    window_pages: int = WINDOW_PAGES
+
+    # --- a range of the WAL ---
+
+    def stage_range(self, change: Change) -> tuple[StagedPages, SyncState]:
+        """Stage the committed frames that ``change`` proved, as the next TXID."""
+        scan, header = change.scan, change.view.header
+        if scan is None or header is None:
+            raise DatabaseError(f"{self.att.path}: a change without frames cannot be staged")
+        pgnos, offsets = self._complete(scan, change.view, header.page_size)
+        staged = self._write(
+            self._header(
+                scan.commit,
+                header.page_size,
+                wal=(scan.start_offset, scan.end_offset - scan.start_offset, change.view),
+            ),
+            pgnos,
+            offsets,
+        )
+        if self.att.wal_header() != change.view.raw:
+            self._drop(staged.txid)
+            raise DatabaseBusyError(f"{self.att.path}: the WAL was restarted by another program")
+        state = replace(
+            self._advanced(staged),
+            salts=change.view.salts,
+            end_offset=scan.end_offset,
+            checksum=(scan.checksum1, scan.checksum2),
+        )
+        return staged, state
+
+    def _complete(
+        self, scan: _wal.WALScan, view: WALView, page_size: int
+    ) -> tuple[array[int], array[int]]:
+        """Add the pages that the range needs and its frames do not hold.
+
+        These are the pages in (old commit, new commit] without a frame, and, where the database
+        shrank inside the range, every page above the smallest size: a checkpoint may have cut
+        it off the file after its frame was written.
+        """
+        floor = self.state.commit
+        if scan.shrunk_to:
+            floor = min(floor, scan.shrunk_to)
+        held = len(scan.pgnos) - _count_up_to(scan.pgnos, floor)
+        lock = lock_pgno(page_size)
+        wanted = max(scan.commit - floor, 0) - (1 if floor < lock <= scan.commit else 0)
+        if wanted <= 0 or (not scan.shrunk_to and held == wanted):
+            return scan.pgnos, scan.offsets
+        newest = dict(zip(scan.pgnos, scan.offsets, strict=True))
+        unfiled = self._frames_not_backfilled(scan, view)
+        for pgno in range(floor + 1, scan.commit + 1):
+            if pgno != lock:
+                newest[pgno] = unfiled.get(pgno, _FROM_FILE)
+        pgnos = array("I", sorted(newest))
+        return pgnos, array("q", [newest[pgno] for pgno in pgnos])
+
+    def _frames_not_backfilled(self, scan: _wal.WALScan, view: WALView) -> dict[int, int]:
+        """Map the pages of this generation up to the range's end whose frames are in the WAL only.
+
+        The truth of a page is its newest frame if that was not backfilled yet, else the file.
+        """
+        if view.header is None:
+            return {}
+        size = _wal.FRAME_HEADER_SIZE + view.header.page_size
+        if scan.start_offset > _FIRST:
+            scan = _wal.scan(
+                self.att.wal_fd, view.header, max_frame=(scan.end_offset - _FIRST) // size
+            )
+            if not scan.complete:
+                raise DatabaseBusyError(f"{self.att.path}: the WAL was restarted while it was read")
+        floor = _FIRST + view.backfilled * size
+        return {p: o for p, o in zip(scan.pgnos, scan.offsets, strict=True) if o >= floor}
+
+    # --- the whole database ---
+
+    def source(self) -> SnapshotSource:
+        """Find R's snapshot: which pages are to be read from the WAL, and how many there are."""
+        view, scan, fresh = read_snapshot_map(self.att)
+        head = self.att.header()
+        raw_size = int.from_bytes(head[16:18], "big")
+        page_size = 65536 if raw_size == 1 else raw_size
+        if view.header is not None and view.log:
+            page_size = view.header.page_size
+        if scan is not None and scan.frames:
+            sums = (scan.checksum1, scan.checksum2)
+            return SnapshotSource(view, fresh, scan.commit, page_size, sums, 0)
+        counter = int.from_bytes(head[24:28], "big")
+        return SnapshotSource(view, {}, self.att.page_count(), page_size, (0, 0), counter)
+
+    def stage_all(
+        self, source: SnapshotSource, *, min_txid: int = 0
+    ) -> tuple[StagedPages, SyncState]:
+        """Stage every page as the next TXID; ``min_txid=1`` makes it a level-9 file as well."""
+        header = self._header(
+            source.commit, source.page_size, wal=self._wal_fields(source), min_txid=min_txid
+        )
+        staged = self._write_windows(header, source, self._all_pages(source), full=True)
+        return staged, self._at_source(staged, source)
+
+    def stage_diff(self, source: SnapshotSource) -> tuple[StagedPages | None, SyncState]:
+        """Stage the pages that differ from the page-checksum table; None if none does."""
+        changed = array("I")
+        for first, count in self._windows(source.commit):
+            with self.hold():
+                now = self._current_crcs(source, first, count)
+            before = self.pages.window(self.base, first, count)
+            before_count = max(0, min(count, self.state.commit + 1 - first))
+            changed.extend(
+                first + at
+                for at in range(count)
+                if (at >= before_count or now[at] != before[at])
+                and first + at != lock_pgno(source.page_size)
+            )
+        self._recheck(source)
+        if not changed and source.commit == self.state.commit:
+            return None, self._at(source)
+        if not changed:
+            changed = array("I", [1])
+        header = self._header(source.commit, source.page_size, wal=self._wal_fields(source))
+        windows = [
+            changed[at : at + self.window_pages] for at in range(0, len(changed), self.window_pages)
+        ]
+        staged = self._write_windows(header, source, windows, full=False)
+        return staged, self._at_source(staged, source)
+
+    def _current_crcs(self, source: SnapshotSource, first: int, count: int) -> array[int]:
+        crcs = array("Q", bytes(count * 8))
+        _checksum.crc64_pages_fd(self.att.db_fd, first, source.page_size, crcs)
+        for pgno, offset in source.fresh.items():
+            if first <= pgno < first + count:
+                crcs[pgno - first] = self._frame_crc(pgno, offset, source)
+        return crcs
+
+    def _frame_crc(self, pgno: int, offset: int, source: SnapshotSource) -> int:
+        size = _wal.FRAME_HEADER_SIZE + source.page_size
+        frame = os.pread(self.att.wal_fd, size, offset)
+        salts = b"".join(salt.to_bytes(4, "big") for salt in source.view.salts)
+        if len(frame) < size or frame[8:16] != salts or int.from_bytes(frame[:4], "big") != pgno:
+            raise WALError(f"{self.att.path}: the WAL was overwritten during a diff")
+        return _checksum.crc64(frame[_wal.FRAME_HEADER_SIZE :])
+
+    def _windows(self, commit: int) -> Iterator[tuple[int, int]]:
+        for first in range(1, commit + 1, self.window_pages):
+            yield first, min(self.window_pages, commit + 1 - first)
+
+    def matching_position(self, header: _ltx.Header) -> SyncState | None:
+        """Return the position at the end of a replica whose newest file has ``header``.
+
+        None if the database is not exactly the state that the file leads to.
+        """
+        source = self.source()
+        if (source.page_size, source.commit) != (header.page_size, header.commit):
+            return None
+        total = 0
+        for first, count in self._windows(source.commit):
+            with self.hold():
+                crcs = self._current_crcs(source, first, count)
+            total ^= _checksum.database_checksum(crcs, first, source.page_size)
+        self._recheck(source)
+        if total != header.post_checksum:
+            return None
+        txid = TXID(header.max_txid)
+        return replace(
+            self._at(source),
+            node_id=header.node_id,
+            txid=txid,
+            durable_txid=txid,
+            page_size=source.page_size,
+            commit=source.commit,
+        )
+
+    def _all_pages(self, source: SnapshotSource) -> Iterator[array[int]]:
+        lock = lock_pgno(source.page_size)
+        for first, count in self._windows(source.commit):
+            yield array("I", (p for p in range(first, first + count) if p != lock))
+
+    def _wal_fields(self, source: SnapshotSource) -> tuple[int, int, WALView]:
+        return (_FIRST, source.view.end_offset - _FIRST if source.view.log else 0, source.view)
+
+    # --- writing ---
+
+    def _header(
+        self, commit: int, page_size: int, *, wal: tuple[int, int, WALView], min_txid: int = 0
+    ) -> _ltx.Header:
+        txid = TXID(self.state.txid + 1)
+        offset, size, view = wal
+        salts = view.salts if size else (0, 0)
+        return _ltx.Header(
+            page_size=page_size,
+            commit=commit,
+            min_txid=min_txid or txid,
+            max_txid=txid,
+            timestamp_ms=max(self.timestamp_ms, self.state.timestamp_ms),
+            wal_offset=offset,
+            wal_size=size,
+            wal_salt1=salts[0],
+            wal_salt2=salts[1],
+            node_id=self.state.node_id,
+        )
+
+    def _write(self, header: _ltx.Header, pgnos: array[int], offsets: array[int]) -> StagedPages:
+        self._prove_complete(header, pgnos)
+        name = format_name(header.min_txid, header.max_txid)
+        with create_file(self.base, name + ".tmp", "stage", self.like) as fd:
+            writer = LTXWriter(fd, header, op="stage")
+            crcs = writer.add_pages(self.att.db_fd, self.att.wal_fd, pgnos, offsets)
+            self._check_limit(writer)
+            pre, post = self._checksums(header, pgnos, crcs)
+            size = writer.finish(pre, post)
+        osfs.replace("stage.rename", self.base / (name + ".tmp"), self.base / name)
+        return self._pages_of(header, pgnos, crcs, pre, post, size, full=False)
+
+    def _write_windows(
+        self,
+        header: _ltx.Header,
+        source: SnapshotSource,
+        windows: Iterable[array[int]],
+        *,
+        full: bool,
+    ) -> StagedPages:
+        name = format_name(header.min_txid, header.max_txid)
+        pgnos, crcs = array("I"), array("Q")
+        with create_file(self.base, name + ".tmp", "stage", self.like) as fd:
+            writer = LTXWriter(fd, header, op="stage")
+            for window in windows:
+                offsets = array("q", (source.fresh.get(pgno, _FROM_FILE) for pgno in window))
+                with self.hold():
+                    found = writer.add_pages(self.att.db_fd, self.att.wal_fd, window, offsets)
+                crcs.extend(found)
+                if not full:
+                    pgnos.extend(window)
+                self._check_limit(writer)
+            self._recheck(source)
+            if full:
+                lock = lock_pgno(header.page_size)
+                if lock <= header.commit:
+                    crcs.insert(lock - 1, 0)
+                pre, post = 0, _checksum.database_checksum(crcs, 1, header.page_size)
+            else:
+                self._prove_complete(header, pgnos)
+                pre, post = self._checksums(header, pgnos, crcs)
+            size = writer.finish(pre, post)
+        osfs.replace("stage.rename", self.base / (name + ".tmp"), self.base / name)
+        return self._pages_of(header, pgnos, crcs, pre, post, size, full=full)
+
+    def _recheck(self, source: SnapshotSource) -> None:
+        """Refuse what was read if its ground moved meanwhile."""
+        if source.fresh and self.att.wal_header() != source.view.raw:
+            raise DatabaseBusyError(f"{self.att.path}: the WAL was restarted under a snapshot")
+        if self.hold is contextlib.nullcontext:
+            return
+        with self.hold():
+            moved = self.att.change_counter() != source.change_counter
+        if moved:
+            raise DatabaseBusyError(f"{self.att.path}: was written while it was being read")
+
+    def _check_limit(self, writer: LTXWriter) -> None:
+        if writer.size > self.limit:
+            raise SpoolFullError(
+                f"{self.att.path}: the next file needs more than the {self.limit} bytes that "
+                "spool-limit leaves for staging",
+                hint="Raise spool-limit to at least the database's compressed size.",
+            )
+
+    def _prove_complete(self, header: _ltx.Header, pgnos: array[int]) -> None:
+        """Refuse a file that lacks a page of (old commit, new commit]."""
+        old, new = self.state.commit, header.commit
+        if new <= old:
+            return
+        lock = lock_pgno(header.page_size)
+        wanted = new - old - (1 if old < lock <= new else 0)
+        if len(pgnos) - _count_up_to(pgnos, old) != wanted:
+            raise DatabaseError(
+                f"{self.att.path}: txid {TXID(header.max_txid)} would lack pages between {old} "
+                f"and {new}; nothing was staged"
+            )
+
+    def _checksums(
+        self, header: _ltx.Header, pgnos: array[int], crcs: array[int]
+    ) -> tuple[int, int]:
+        """Return the database checksum before and after the file, (0, 0) where unknown."""
+        before = self.state.db_checksum
+        if not before or not self.pages.usable:
+            return 0, 0
+        after = before
+        old = pgnos[: _count_up_to(pgnos, self.state.commit)]
+        after ^= self.pages.terms(self.base, old)
+        for pgno, crc in zip(pgnos, crcs, strict=True):
+            after ^= _checksum.page_term(crc, pgno)
+        if header.commit < self.state.commit:
+            after ^= self.pages.range_terms(
+                self.base, header.commit + 1, self.state.commit, header.page_size
+            )
+        return before, after
+
+    def _pages_of(
+        self,
+        header: _ltx.Header,
+        pgnos: array[int],
+        crcs: array[int],
+        pre: int,
+        post: int,
+        size: int,
+        *,
+        full: bool,
+    ) -> StagedPages:
+        return StagedPages(
+            TXID(header.max_txid),
+            header.page_size,
+            header.commit,
+            pgnos,
+            crcs,
+            full,
+            pre,
+            post,
+            header.timestamp_ms,
+            size,
+        )
+
+    def _drop(self, txid: TXID) -> None:
+        osfs.unlink("stage.unlink", self.base / format_name(txid, txid), missing_ok=True)
+
+    # --- positions ---
+
+    def _advanced(self, staged: StagedPages) -> SyncState:
+        return replace(
+            self.state,
+            txid=staged.txid,
+            page_size=staged.page_size,
+            commit=staged.commit,
+            db_checksum=staged.post_checksum,
+            timestamp_ms=staged.timestamp_ms,
+            fingerprint=None,
+        )
+
+    def _at(self, source: SnapshotSource) -> SyncState:
+        return replace(
+            self.state,
+            salts=source.view.salts,
+            end_offset=source.view.end_offset if source.view.log else _FIRST,
+            checksum=source.checksum,
+            fingerprint=None,
+        )
+
+    def _at_source(self, staged: StagedPages, source: SnapshotSource) -> SyncState:
+        return replace(
+            self._advanced(staged),
+            salts=source.view.salts,
+            end_offset=source.view.end_offset if source.view.log else _FIRST,
+            checksum=source.checksum,
+        )
+
+
+def _count_up_to(pgnos: array[int], limit: int) -> int:
+    return bisect_right(pgnos, limit)

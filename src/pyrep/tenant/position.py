@@ -1,0 +1,112 @@
+"""What is known of a tenant between two syncs (design: local position, fingerprint, lineage)."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from pyrep.ids import TXID, Salts
+
+__all__ = ["Fingerprint", "SyncState", "boot_id", "new_node_id"]
+
+_FORMAT = 1
+
+
+def boot_id() -> str:
+    """Return the kernel's id of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def new_node_id() -> int:
+    """Make a lineage: a random non-zero 63-bit number, never derived from the machine.
+
+    63 bits, because SQLite stores signed integers; images bake machine ids in, so two
+    containers would be one lineage if it were derived.
+    """
+    return secrets.randbits(63) | 1
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Identify the state of a database file by its inode; times in nanoseconds."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Fingerprint:
+        """Take the fingerprint of a file's status."""
+        return cls(
+            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SyncState:
+    """Hold the local position of a tenant; continuity and checkpoints go by it.
+
+    ``end_offset`` (bytes) is just past the last commit frame that was staged, ``checksum`` that
+    frame's cumulative checksum (None after an unclean stop: then the frame is recognised by its
+    page), ``commit`` the database size in pages, ``db_checksum`` the
+    database checksum (0 = unknown).  ``fingerprint`` exists only for a tenant parked with
+    everything backfilled.  ``durable_txid`` is the highest TXID that the storage confirmed
+    without a gap.  ``converted``: pyrep switched the file to WAL mode once.  ``wal_print`` is
+    (inode, size, mtime in ns) of a WAL that was left at parking.  ``fenced`` says why uploads
+    stopped, ``take_over`` that the operator ended that.
+    """
+
+    node_id: int
+    txid: TXID = TXID(0)
+    durable_txid: TXID = TXID(0)
+    page_size: int = 0
+    salts: Salts = Salts(0, 0)
+    end_offset: int = 0
+    checksum: tuple[int, int] | None = (0, 0)
+    commit: int = 0
+    db_checksum: int = 0
+    timestamp_ms: int = 0
+    fingerprint: Fingerprint | None = None
+    boot_id: str = ""
+    fenced: str = ""
+    take_over: bool = False
+    converted: bool = False
+    wal_print: tuple[int, int, int] | None = None
+
+    def to_json(self) -> str:
+        """Return the text form that :meth:`from_json` reads."""
+        return json.dumps({"format": _FORMAT, **asdict(self)}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> SyncState:
+        """Read the text form; raise ``ValueError`` if it is not one."""
+        try:
+            raw = json.loads(text)
+            if raw.pop("format") != _FORMAT:
+                raise ValueError("unknown format of a sync state")
+            print_ = raw["fingerprint"]
+            state = cls(
+                **{
+                    **raw,
+                    "txid": TXID(raw["txid"]),
+                    "durable_txid": TXID(raw["durable_txid"]),
+                    "salts": Salts(*raw["salts"]),
+                    "checksum": tuple(raw["checksum"]) if raw["checksum"] else None,
+                    "fingerprint": Fingerprint(**print_) if print_ else None,
+                    "wal_print": tuple(raw["wal_print"]) if raw["wal_print"] else None,
+                }
+            )
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ValueError(f"not a sync state: {error}") from error
+        if not 0 < state.node_id < 1 << 64 or min(state.txid, state.durable_txid) < 0:
+            raise ValueError("not a sync state: impossible numbers")
+        return state
+
+    def unsealed(self) -> SyncState:
+        """Return the state without its fingerprint."""
+        return replace(self, fingerprint=None) if self.fingerprint else self

@@ -1,0 +1,386 @@
+"""Ship what was committed: decide between range, diff and all pages; stage; keep the position."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+
+from pyrep.clock import Clock, to_ms
+from pyrep.config.expand import TenantSpec
+from pyrep.errors import DatabaseError, FencedError
+from pyrep.ids import TXID
+from pyrep.ltxfile import FileInfo
+from pyrep.tenant.capture import Capture, SpoolFullError
+from pyrep.tenant.continuity import prove
+from pyrep.tenant.lineage import Action, Remote, Verdict
+from pyrep.tenant.pages import LocalPages, StagedPages, sync_table
+from pyrep.tenant.position import SyncState, boot_id
+from pyrep.tenant.recover import Recovered
+from pyrep.tenant.session import Session
+from pyrep.tenant.statedir import StateDir, staged_level
+
+__all__ = ["Engine", "fence_hint"]
+
+_log = logging.getLogger(__name__)
+_ALONE_SECONDS = 5.0
+_LONGEST_IDLE_SECONDS = 3600.0
+_ROLLBACK_WINDOW_PAGES = 256
+
+
+class Engine:
+    """Do the local work of one tenant; the caller holds the tenant's lock.
+
+    ``heal_cause``, ``all_cause`` and ``diff_cause`` say why the next file is more than a range
+    of the WAL: a broken chain, an unknown base, a position that cannot be proven.
+    """
+
+    def __init__(
+        self, spec: TenantSpec, clock: Clock, folder: StateDir, trusted_boots: frozenset[str]
+    ) -> None:
+        self.spec = spec
+        self.name = str(spec.db_path)
+        self.clock = clock
+        self.folder = folder
+        self.trusted_boots = trusted_boots
+        self.state = SyncState(1)
+        self.pages = LocalPages(None)
+        self.queue: deque[FileInfo] = deque()
+        self.staged_at: dict[TXID, float] = {}
+        self.session: Session | None = None
+        self.heal_cause = self.all_cause = self.diff_cause = ""
+        self.remote: Remote | None = None
+        self.adopting = False
+        self.changed_at = clock.monotonic()
+        self._idle_factor = 1.0
+        self._counter: tuple[int, int] | None = None
+        self._logged: set[str] = set()
+
+    # --- position ---
+
+    def save(self, *, durable: bool = False) -> None:
+        """Write the position into the state directory."""
+        like = None
+        with contextlib.suppress(FileNotFoundError):
+            like = os.stat(self.spec.db_path, follow_symlinks=False)
+        self.folder.save(self.state, like, durable=durable)
+
+    def settle(self, verdict: Verdict, remote: Remote, found: Recovered | None) -> None:
+        """Take the decision of a survey over into position, table and upload queue."""
+        self.remote = remote
+        self.adopting = verdict.action is Action.ADOPT
+        newest_ms = remote.header.timestamp_ms if remote.header is not None else 0
+        if found is not None:
+            self.pages, self.queue, state = found.pages, deque(found.queue), found.state
+            self.diff_cause = self.diff_cause or found.diff_cause
+        else:
+            self.pages.forget()
+            self.queue.clear()
+            state = replace(self.state.unsealed(), txid=verdict.base, db_checksum=0)
+            if verdict.action is Action.HEAL:
+                self.heal_cause = verdict.cause
+            elif verdict.action in (Action.FIRST, Action.ALL_PAGES):
+                self.all_cause = verdict.cause or "this is the first backup"
+        self.state = replace(state, timestamp_ms=max(state.timestamp_ms, newest_ms))
+        self.staged_at = {info.max_txid: self.clock.monotonic() for info in self.queue}
+        self.save()
+
+    def fence(self, why: str) -> None:
+        """Stop for good until the operator decides."""
+        self.state = replace(self.state, fenced=why)
+        self.queue.clear()
+        self.staged_at.clear()
+        self.detach()
+        self.save()
+
+    # --- attach, detach, park ---
+
+    def attach(self) -> Session:
+        """Open the database and begin R, or go without one if it is not in WAL mode."""
+        session = Session(self.spec, self.name)
+        try:
+            if session.probe.links > 1:
+                self.warn_once("the database file has more than one hard link")
+            if session.probe.is_wal or self._to_wal(session):
+                session.begin(self.state)
+            else:
+                session.rollback = True
+            self._mark_attached(session)
+        except BaseException:
+            session.close()
+            raise
+        session.checkpointer.last = self.changed_at = self.clock.monotonic()
+        self.session = session
+        return session
+
+    def _to_wal(self, session: Session) -> bool:
+        """Switch to WAL mode once; return whether the database is in WAL mode now."""
+        if self.spec.settings.journal_mode == "keep":
+            return False
+        if self.state.converted:
+            self.warn_once(
+                "the application switched the database back from WAL mode; every change is found "
+                "by comparing pages"
+            )
+            return False
+        mode = session.att.enable_wal()
+        if mode != "wal":
+            self.warn_once(
+                f"the database cannot be switched to WAL mode ({mode}); every change is found by "
+                "comparing pages"
+            )
+            return False
+        _log.info("switched database to WAL mode", extra={"db": self.name})
+        self.state = replace(self.state, converted=True)
+        return True
+
+    def _mark_attached(self, session: Session) -> None:
+        """Note on disk that the fingerprint does not count any more, and in which boot we are."""
+        boot, before = boot_id(), self.state
+        foreign_boot = before.boot_id != boot and before.boot_id not in self.trusted_boots
+        if before.txid and foreign_boot:
+            session.unbroken = False
+            self.diff_cause = self.diff_cause or (
+                "the machine was restarted and pyrep had not been stopped cleanly"
+            )
+        self.state = replace(before.unsealed(), boot_id=boot, wal_print=None)
+        if self.state != before:
+            self.save()
+
+    def detach(self, *, keep_wal: bool = False) -> None:
+        """Close the database without sealing it."""
+        session, self.session = self.session, None
+        if session is not None:
+            session.close(keep_wal=keep_wal)
+
+    def let_go(self, cause: str) -> None:
+        """Release R rather than let the WAL fill the disk; the next sync is a diff."""
+        self.diff_cause = self.diff_cause or cause
+        self.detach()
+
+    def idle_limit(self) -> float:
+        """Return after how many idle seconds the tenant is to be parked."""
+        limit = self.spec.settings.idle_timeout.total_seconds()
+        session = self.session
+        if session is not None and not session.rollback and not session.att.used_by_others():
+            return min(_ALONE_SECONDS, limit)
+        return min(limit * self._idle_factor, max(limit, _LONGEST_IDLE_SECONDS))
+
+    def park(self, *, force: bool) -> bool:
+        """Seal and close; False if that is not possible now and ``force`` does not insist."""
+        session = self.session
+        if session is None:
+            return True
+        if session.rollback:
+            self.detach()
+            self._save_parked()
+            return True
+        seal = session.seal(self.state, self._fs_now_ns, backfill=not force)
+        if seal.fingerprint is None and not force:
+            return False
+        self.state = session.sealed_state(self.state, seal)
+        self.detach(keep_wal=not seal.shipped)
+        self._save_parked()
+        return True
+
+    def _save_parked(self) -> None:
+        with self.folder.base() as base:
+            sync_table(base)
+        self.save(durable=True)
+
+    def _fs_now_ns(self, device: int) -> int:
+        """Return the time of the file system's own clock, if the state directory lies on it."""
+        self.save()
+        with self.folder.base() as base:
+            status = os.stat(base / "state.json")
+        return status.st_mtime_ns if status.st_dev == device else time.time_ns()
+
+    # --- sync ---
+
+    def sync(self) -> bool:
+        """Stage all that was committed; return whether there was something."""
+        session = self.session or self.attach()
+        if session.rollback:
+            return self._sync_rollback(session)
+        wrong = session.foreign_write()
+        if wrong:
+            self.diff_cause = wrong
+            self.detach()
+            session = self.attach()
+        staged = self._ship(session)
+        if staged:
+            self.changed_at = self.clock.monotonic()
+        session.checkpoint(self.clock.monotonic(), lambda: self._ship(session))
+        session.move()
+        return staged
+
+    def _ship(self, session: Session) -> bool:
+        """Stage everything up to mxFrame, in files of bounded size."""
+        if self.adopting:
+            self._adopt(session)
+        staged = False
+        while True:
+            if self.heal_cause or self.all_cause or not self.state.page_size:
+                return self._ship_all(session)
+            if self.diff_cause:
+                return self._ship_diff(session) or staged
+            change = prove(
+                session.att,
+                self.state,
+                unbroken=session.unbroken,
+                page_crc=self._page_crc,
+                max_bytes=self.spec.settings.max_sync_wal_bytes,
+            )
+            if change.kind == "diff":
+                self.diff_cause = change.reason
+                continue
+            session.unbroken = True
+            if change.kind == "none":
+                return staged
+            with self._capture(session) as capture:
+                self._record(*capture.stage_range(change))
+            staged = True
+            if change.scan is None or not change.scan.limited:
+                return True
+
+    def _page_crc(self, pgno: int) -> int:
+        with self.folder.base() as base:
+            return self.pages.lookup(base, [pgno])[0]
+
+    @contextlib.contextmanager
+    def _capture(self, session: Session) -> Iterator[Capture]:
+        limit = self.spec.settings.spool_limit
+        left = limit - sum(info.size for info in self.queue)
+        if left <= 0:
+            raise SpoolFullError(
+                f"{self.name}: {limit} bytes wait for their upload (spool-limit)",
+                hint="Look at the replica: uploads fail or are too slow; then raise spool-limit.",
+            )
+        with self.folder.base() as base:
+            capture = Capture(
+                session.att,
+                base,
+                self.pages,
+                self.state,
+                session.att.stat(),
+                to_ms(self.clock.now()),
+                left,
+            )
+            if session.rollback:
+                capture.hold = session.att.short_read
+                capture.window_pages = _ROLLBACK_WINDOW_PAGES
+            yield capture
+
+    def _record(self, staged: StagedPages, state: SyncState) -> None:
+        """Go on from a staged file: it is in the overlay and waits for its upload."""
+        self.pages.staged.append(staged)
+        self._enqueue(staged, staged.txid)
+        self.state = state
+
+    def _enqueue(self, staged: StagedPages, min_txid: int) -> None:
+        level = staged_level(min_txid, staged.txid)
+        self.queue.append(
+            FileInfo(level, TXID(min_txid), staged.txid, staged.size, staged.timestamp_ms)
+        )
+        self.staged_at.setdefault(staged.txid, self.clock.monotonic())
+
+    def _ship_diff(self, session: Session) -> bool:
+        """Compare every page with the page-checksum table and stage what differs."""
+        if not self.pages.usable:
+            self.all_cause = f"{self.diff_cause}; there are no page checksums to compare with"
+            return self._ship_all(session)
+        with self._capture(session) as capture:
+            source = capture.source()
+            if source.page_size != self.state.page_size:
+                self.heal_cause = "the page size changed"
+                return self._ship_all(session)
+            staged, state = capture.stage_diff(source)
+        self._log_why("comparing every page with the replica", self.diff_cause)
+        if staged is not None:
+            self._record(staged, state)
+        else:
+            self.state = state
+        self.diff_cause = ""
+        session.unbroken = True
+        self._idle_factor *= 2
+        return staged is not None
+
+    def _ship_all(self, session: Session) -> bool:
+        """Stage every page; with a broken chain or a new page size a level-9 file comes first."""
+        cause = self.heal_cause or self.all_cause or "this is the first backup"
+        with self._capture(session) as capture:
+            source = capture.source()
+            size_changed = self.state.page_size not in (0, source.page_size)
+            if (self.heal_cause or size_changed) and self.state.txid:
+                snapshot, _ = capture.stage_all(source, min_txid=1)
+                self._enqueue(snapshot, 1)
+            staged, state = capture.stage_all(source)
+        self._log_why("shipping every page", cause)
+        self._record(staged, replace(state, take_over=False))
+        self.heal_cause = self.all_cause = self.diff_cause = ""
+        session.unbroken = True
+        self.save()
+        return True
+
+    def _adopt(self, session: Session) -> None:
+        """Go on where the replica ends if the database is exactly that state; else fence."""
+        header = self.remote.header if self.remote else None
+        if header is None:
+            raise DatabaseError(f"{self.name}: there is nothing to adopt on the replica")
+        with self._capture(session) as capture:
+            state = capture.matching_position(header)
+        self.adopting = False
+        if state is None:
+            why = f"it belongs to lineage {header.node_id:016x} and pyrep's own record is lost"
+            self.fence(f"the replica is not ours: {why}")
+            raise FencedError(f"{self.name}: {self.state.fenced}", hint=fence_hint(self.name))
+        self.state = state
+        session.unbroken = True
+        self.save()
+        _log.info(
+            "adopted the replica: its newest state equals the database",
+            extra={"db": self.name, "txid": state.txid},
+        )
+
+    def _sync_rollback(self, session: Session) -> bool:
+        """Ship a change of a database that is not in WAL mode by short reads and a diff."""
+        counter = session.att.change_counter(), session.att.stat().st_size
+        if counter == self._counter and not (self.heal_cause or self.all_cause or self.diff_cause):
+            return False
+        if self.adopting:
+            self._adopt(session)
+        if not (self.heal_cause or self.all_cause or self.diff_cause) and self.state.page_size:
+            self.diff_cause = "the database is not in WAL mode"
+        if self.diff_cause and not (self.heal_cause or self.all_cause):
+            staged = self._ship_diff(session)
+        else:
+            staged = self._ship_all(session)
+        self._counter = counter
+        self.changed_at = self.clock.monotonic()
+        self._idle_factor = 1.0
+        return staged
+
+    # --- log ---
+
+    def _log_why(self, what: str, cause: str) -> None:
+        if cause not in self._logged:
+            self._logged.add(cause)
+            _log.info(what, extra={"db": self.name, "cause": cause})
+
+    def warn_once(self, message: str) -> None:
+        """Log a warning once per tenant and run."""
+        if message not in self._logged:
+            self._logged.add(message)
+            _log.warning(message, extra={"db": self.name})
+
+
+def fence_hint(name: str) -> str:
+    """Return what an operator does about a fenced tenant."""
+    return (
+        "Stop the other writer, or give this database a replica path of its own; if the other "
+        f"is gone for good: pyrep reset -take-over {name}"
+    )

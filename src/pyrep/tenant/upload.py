@@ -1,0 +1,117 @@
+"""Bring staged files to the replica, and find out who wrote a file that is there already."""
+
+from __future__ import annotations
+
+import io
+from array import array
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO
+
+from pyrep import ltxio
+from pyrep._ltx import Header
+from pyrep.errors import LTXCorruptError, ReplicaExistsError
+from pyrep.ids import TXID, lock_pgno
+from pyrep.ltxfile import FileInfo
+from pyrep.storage.base import ReplicaClient
+from pyrep.tenant.lineage import describe_writer
+from pyrep.tenant.pages import StagedPages
+from pyrep.tenant.statedir import read_file
+
+__all__ = ["Outcome", "PutResult", "put", "staged_pages"]
+
+
+class Outcome(Enum):
+    """Say what the replica holds under a staged file's name now."""
+
+    STORED = "stored"  # our content
+    SUPERSEDED = "superseded"  # our lineage, same base, other content: killed after an earlier put
+    FENCED = "fenced"  # somebody else's
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """Hold the outcome of a put; ``found`` are the pages of the object that superseded ours."""
+
+    outcome: Outcome
+    info: FileInfo
+    text: str = ""
+    found: StagedPages | None = None
+
+
+def put(client: ReplicaClient, base: Path, info: FileInfo) -> PutResult:
+    """Upload one staged file, create-only; returns when the storage said yes.
+
+    A name that is taken is ours only if its content is.
+    """
+    path = base / info.name
+    try:
+        with open(path, "rb") as source:
+            stored = client.write_ltx(
+                info.level, info.min_txid, info.max_txid, source, create_only=True
+            )
+    except ReplicaExistsError:
+        return _compare(client, path, info)
+    return PutResult(Outcome.STORED, stored)
+
+
+def _compare(client: ReplicaClient, path: Path, info: FileInfo) -> PutResult:
+    there = _remote_info(client, info)
+    with client.open_ltx(there) as source:
+        theirs = source.read()
+    ours = read_file(path)
+    if theirs == ours:
+        return PutResult(Outcome.STORED, there)
+    mine = Header.parse(ours)
+    try:
+        other = ltxio.verify(io.BytesIO(theirs), name=there.name)
+    except LTXCorruptError as error:
+        return PutResult(Outcome.FENCED, there, f"{there.name} is there and damaged: {error}")
+    if info.level > 0:
+        return PutResult(Outcome.STORED, there)  # an existing valid file of the same range
+    if other.node_id != mine.node_id or not other.is_pyrep:
+        return PutResult(Outcome.FENCED, there, describe_writer(other))
+    same_base = other.pre_checksum == mine.pre_checksum
+    if same_base and other.post_checksum == mine.post_checksum and mine.post_checksum:
+        return PutResult(Outcome.STORED, there)
+    if same_base:
+        found = staged_pages(io.BytesIO(theirs), len(theirs))
+        return PutResult(Outcome.SUPERSEDED, there, found=found)
+    return PutResult(Outcome.FENCED, there, describe_writer(other))
+
+
+def _remote_info(client: ReplicaClient, info: FileInfo) -> FileInfo:
+    for there in client.list_ltx(info.level, info.min_txid):
+        if (there.min_txid, there.max_txid) == (info.min_txid, info.max_txid):
+            return there
+        if there.min_txid > info.min_txid:
+            break
+    return info
+
+
+def staged_pages(source: BinaryIO, size: int) -> StagedPages:
+    """Verify an LTX file wholly and return the checksums of its pages.
+
+    :raises LTXCorruptError: it is damaged
+    """
+    header, pgnos, crcs = ltxio.page_crcs(source)
+    lock = lock_pgno(header.page_size)
+    everything = header.commit - (1 if lock <= header.commit else 0)
+    full = len(pgnos) == everything
+    if full:
+        if lock <= header.commit:
+            crcs.insert(lock - 1, 0)
+        pgnos = array("I")
+    return StagedPages(
+        TXID(header.max_txid),
+        header.page_size,
+        header.commit,
+        pgnos,
+        crcs,
+        full,
+        header.pre_checksum,
+        header.post_checksum,
+        header.timestamp_ms,
+        size,
+    )

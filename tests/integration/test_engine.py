@@ -1,0 +1,206 @@
+"""The sync engine on a real database that another process writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fixtures.app import App
+from fixtures.rig import Rig
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def app(rig: Rig, start_app: Callable[..., App]) -> App:
+    app = start_app(rig.db, journal_mode="wal", busy_timeout_ms=200)
+    app.execute("create table t (id integer primary key, a)")
+    return app
+
+
+def fill(app: App, rows: int, size: int = 2000) -> None:
+    for _ in range(rows):
+        app.execute("insert into t (a) values (randomblob(?))", (size,))
+
+
+def test_each_txid_is_what_the_database_was(rig: Rig, app: App, tmp_path: Path) -> None:
+    truths = {}
+    for _ in range(5):
+        fill(app, 3)
+        assert rig.ship()
+        truths[rig.durable] = rig.truth()
+    assert list(truths) == [1, 2, 3, 4, 5]
+    for txid, truth in truths.items():
+        rig.expect_equal(txid, source=truth)
+
+
+def test_nothing_new_ships_nothing(rig: Rig, app: App) -> None:
+    fill(app, 1)
+    assert rig.ship()
+    assert not rig.ship()
+    assert rig.durable == 1
+
+
+def test_shrink_and_growth(rig: Rig, app: App) -> None:
+    fill(app, 60)
+    rig.ship()
+    app.execute("delete from t where id % 2 = 0")
+    rig.ship()
+    app.execute("vacuum")
+    rig.ship()
+    rig.expect_equal()
+    fill(app, 80)
+    rig.ship()
+    rig.expect_equal()
+
+
+def test_park_and_wake(rig: Rig, app: App) -> None:
+    fill(app, 5)
+    rig.ship()
+    rig.park()
+    assert not rig.tenant.attached
+    assert not rig.tenant.changed()
+    fill(app, 1)
+    assert rig.tenant.changed()
+    rig.ship()
+    rig.expect_equal()
+    assert rig.durable == 2
+
+
+def test_restart_goes_on_with_an_increment(rig: Rig, app: App) -> None:
+    fill(app, 50)
+    rig.ship()
+    for clean in (True, False):
+        before = rig.durable
+        rig.restart(clean=clean)
+        fill(app, 1)
+        rig.ship()
+        assert rig.durable == before + 1
+        rig.expect_equal()
+    assert max(info.size for info in rig.acknowledged[1:]) < rig.acknowledged[0].size / 2
+
+
+def test_application_that_closes_leaves_one_clean_file(rig: Rig, app: App) -> None:
+    fill(app, 5)
+    rig.ship()
+    app.close()
+    rig.park()
+    assert sorted(path.name for path in rig.db.parent.iterdir()) == [
+        ".tenant.db-pyrep",
+        "tenant.db",
+    ]
+    assert not rig.tenant.changed()
+    rig.expect_equal()
+
+
+@pytest.mark.parametrize("mode", ["passive", "full", "restart", "truncate"])
+def test_checkpoints_of_the_application(rig: Rig, app: App, mode: str) -> None:
+    fill(app, 20)
+    rig.ship()
+    for _ in range(6):
+        fill(app, 3)
+        rig.stage()
+        app.checkpoint(mode)
+        fill(app, 2)
+    rig.ship()
+    rig.expect_equal()
+
+
+def test_stopped_while_the_application_checkpoints_and_writes(rig: Rig, app: App) -> None:
+    fill(app, 100)
+    rig.ship()
+    full = rig.acknowledged[0].size
+    rig.restart()
+    app.checkpoint("truncate")
+    fill(app, 2)
+    app.checkpoint("truncate")
+    fill(app, 1)
+    rig.ship()
+    assert rig.durable == 2
+    assert rig.acknowledged[-1].size < full / 4
+    rig.expect_equal()
+
+
+def test_database_replaced_by_another_file(rig: Rig, app: App, start_app, tmp_path: Path) -> None:
+    fill(app, 30)
+    rig.ship()
+    other = tmp_path / "other.db"
+    with_other = start_app(other, journal_mode="wal")
+    with_other.execute("create table other (id integer primary key, a)")
+    for _ in range(10):
+        with_other.execute("insert into other (a) values (randomblob(3000))")
+    with_other.exit()
+    app.exit()
+    other.rename(rig.db)
+    rig.ship()
+    rig.expect_equal()
+
+
+def test_database_overwritten_in_place(rig: Rig, app: App, start_app, tmp_path: Path) -> None:
+    fill(app, 30)
+    app.execute("vacuum into ?", (str(tmp_path / "backup.db"),))
+    fill(app, 30)
+    rig.ship()
+    app.exit()
+    rig.ship()
+    rig.park()
+    rig.db.write_bytes((tmp_path / "backup.db").read_bytes())
+    assert rig.tenant.changed()
+    rig.ship()
+    rig.expect_equal()
+
+
+def test_page_size_change(rig: Rig, app: App) -> None:
+    fill(app, 30)
+    rig.ship()
+    rig.tenant.park(force=True)
+    app.execute("pragma journal_mode=delete")
+    app.execute("pragma page_size=1024")
+    app.execute("vacuum")
+    app.execute("pragma journal_mode=wal")
+    rig.ship()
+    rig.expect_equal()
+    fill(app, 3)
+    rig.ship()
+    rig.expect_equal()
+
+
+def test_replica_emptied_or_cut_is_healed(rig: Rig, app: App) -> None:
+    for _ in range(4):
+        fill(app, 3)
+        rig.ship()
+    level0 = rig.replica / "ltx" / "0"
+    for victims in (slice(None), slice(1, 2)):
+        for path in sorted(level0.iterdir())[victims]:
+            path.unlink()
+        for _ in range(3):
+            fill(app, 1)
+            rig.ship()
+        rig.restart()
+        fill(app, 1)
+        rig.ship()
+        rig.expect_equal()
+
+
+@pytest.mark.parametrize("setting", ["convert", "keep"])
+def test_rollback_journal_database(tmp_path: Path, start_app, setting: str) -> None:
+    rig = Rig(tmp_path, journal_mode=setting)
+    app = start_app(rig.db, journal_mode="delete")
+    app.execute("create table t (id integer primary key, a)")
+    fill(app, 10)
+    rig.ship()
+    for _ in range(3):
+        fill(app, 3)
+        rig.ship()
+        rig.expect_equal()
+    mode = "wal" if setting == "convert" else "delete"
+    assert app.execute("pragma journal_mode") == [(mode,)]
+    assert rig.durable == 4
+    rig.close()
