@@ -8,6 +8,7 @@ from pyrep.sqlite.attachment import (
 )
 from pyrep.sqlite.files import (
     REMOTE_FILE_SYSTEMS,
+    WAL_VERSIONS,
     Probe,
     attached_count,
     file_system_type,
@@ -19,6 +20,7 @@ from pyrep.sqlite.files import (
 __all__ = [
     "MIN_SQLITE_VERSION",
     "REMOTE_FILE_SYSTEMS",
+    "WAL_VERSIONS",
     "Attachment",
     "CheckpointState",
     "Probe",

@@ -24,6 +24,7 @@ from pyrep.errors import DatabaseBusyError, DatabaseError, DatabaseNotReadyError
 __all__ = [
     "HEADER_SIZE",
     "REMOTE_FILE_SYSTEMS",
+    "WAL_VERSIONS",
     "Probe",
     "attached_count",
     "claim",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 HEADER_SIZE = 100
+WAL_VERSIONS = b"\x02\x02"  # bytes 18 and 19 of a database in WAL mode
 REMOTE_FILE_SYSTEMS = frozenset(
     ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "fuse", "ceph", "glusterfs", "afs")
 )
@@ -93,7 +95,7 @@ class Probe:
     @property
     def is_wal(self) -> bool:
         """Return whether the header says WAL mode (write and read version 2)."""
-        return self.header[18:20] == b"\x02\x02"
+        return self.header[18:20] == WAL_VERSIONS
 
     @property
     def change_counter(self) -> int:

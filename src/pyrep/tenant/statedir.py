@@ -24,7 +24,7 @@ from pyrep.ids import SNAPSHOT_LEVEL, TXID
 from pyrep.ltxfile import FileInfo, parse_name
 from pyrep.tenant.position import SyncState
 
-__all__ = ["StateDir", "create_file", "read_file", "staged_level"]
+__all__ = ["StateDir", "create_file", "staged_level"]
 
 _STATE = "state.json"
 
@@ -83,7 +83,7 @@ class StateDir:
             return None
         with self.base() as base:
             try:
-                return SyncState.from_json(read_file(base / _STATE).decode())
+                return SyncState.from_json(_read_file(base / _STATE).decode())
             except (OSError, ValueError):
                 return None
 
@@ -147,7 +147,7 @@ class StateDir:
         return names
 
 
-def read_file(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     """Read a small file without following a link."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with open(fd, "rb") as file:

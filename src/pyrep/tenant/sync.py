@@ -15,6 +15,7 @@ from pyrep.config.expand import TenantSpec
 from pyrep.errors import DatabaseError, FencedError
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
+from pyrep.sqlite import WAL_VERSIONS
 from pyrep.tenant.capture import Capture, SpoolFullError
 from pyrep.tenant.continuity import prove
 from pyrep.tenant.lineage import Action, Remote, Verdict
@@ -348,6 +349,9 @@ class Engine:
 
     def _sync_rollback(self, session: Session) -> bool:
         """Ship a change of a database that is not in WAL mode by short reads and a diff."""
+        if session.att.header()[18:20] == WAL_VERSIONS:
+            self.detach()  # the application switched to WAL mode
+            return self.sync()
         counter = session.att.change_counter(), session.att.stat().st_size
         if counter == self._counter and not (self.heal_cause or self.all_cause or self.diff_cause):
             return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from array import array
 from dataclasses import dataclass
 from enum import Enum
@@ -10,16 +9,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pyrep import ltxio
-from pyrep._ltx import Header
+from pyrep._ltx import HEADER_SIZE, Header
 from pyrep.errors import LTXCorruptError, ReplicaExistsError
 from pyrep.ids import TXID, lock_pgno
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.base import ReplicaClient
 from pyrep.tenant.lineage import describe_writer
 from pyrep.tenant.pages import StagedPages
-from pyrep.tenant.statedir import read_file
 
 __all__ = ["Outcome", "PutResult", "put", "staged_pages"]
+
+_CHUNK = 1 << 20
 
 
 class Outcome(Enum):
@@ -57,15 +57,14 @@ def put(client: ReplicaClient, base: Path, info: FileInfo) -> PutResult:
 
 
 def _compare(client: ReplicaClient, path: Path, info: FileInfo) -> PutResult:
+    """Find out whose the object under our name is; both are read as streams."""
     there = _remote_info(client, info)
-    with client.open_ltx(there) as source:
-        theirs = source.read()
-    ours = read_file(path)
-    if theirs == ours:
+    if _same_bytes(client, there, path):
         return PutResult(Outcome.STORED, there)
-    mine = Header.parse(ours)
+    mine = Header.parse(_first_bytes(path))
     try:
-        other = ltxio.verify(io.BytesIO(theirs), name=there.name)
+        with client.open_ltx(there) as source:
+            other = ltxio.verify(source, name=there.name)
     except LTXCorruptError as error:
         return PutResult(Outcome.FENCED, there, f"{there.name} is there and damaged: {error}")
     if info.level > 0:
@@ -76,9 +75,24 @@ def _compare(client: ReplicaClient, path: Path, info: FileInfo) -> PutResult:
     if same_base and other.post_checksum == mine.post_checksum and mine.post_checksum:
         return PutResult(Outcome.STORED, there)
     if same_base:
-        found = staged_pages(io.BytesIO(theirs), len(theirs))
-        return PutResult(Outcome.SUPERSEDED, there, found=found)
+        with client.open_ltx(there) as source:
+            return PutResult(Outcome.SUPERSEDED, there, found=staged_pages(source, there.size))
     return PutResult(Outcome.FENCED, there, describe_writer(other))
+
+
+def _first_bytes(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(HEADER_SIZE)
+
+
+def _same_bytes(client: ReplicaClient, there: FileInfo, path: Path) -> bool:
+    if there.size != path.stat().st_size:
+        return False
+    with client.open_ltx(there) as theirs, open(path, "rb") as ours:
+        while mine := ours.read(_CHUNK):
+            if theirs.read(len(mine)) != mine:
+                return False
+    return True
 
 
 def _remote_info(client: ReplicaClient, info: FileInfo) -> FileInfo:
