@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from fixtures.app import App
 from fixtures.rig import Rig
+from pyrep.errors import DatabaseError, FencedError
 
 
 @pytest.fixture
@@ -204,3 +206,62 @@ def test_rollback_journal_database(tmp_path: Path, start_app, setting: str) -> N
     assert app.execute("pragma journal_mode") == [(mode,)]
     assert rig.durable == 4
     rig.close()
+
+
+def test_state_directory_removed_while_running(rig: Rig, app: App) -> None:
+    fill(app, 20)
+    rig.ship()
+    shutil.rmtree(rig.spec().state_path)
+    fill(app, 1)
+    with pytest.raises(DatabaseError, match="was removed; the replica is listed again"):
+        rig.ship()
+    rig.ship()
+    rig.expect_equal()
+    assert rig.durable == 2
+
+
+def test_state_directory_and_memory_gone_adopts_an_equal_replica(rig: Rig, app: App) -> None:
+    fill(app, 20)
+    rig.ship()
+    rig.tenant.close()
+    shutil.rmtree(rig.spec().state_path)
+    rig.restart(clean=False)
+    assert not rig.ship()
+    fill(app, 1)
+    rig.ship()
+    assert rig.durable == 2
+    rig.expect_equal()
+
+
+def test_stranger_to_another_replica_is_fenced_until_taken_over(rig: Rig, app: App) -> None:
+    fill(app, 20)
+    rig.ship()
+    rig.tenant.close()
+    shutil.rmtree(rig.spec().state_path)
+    fill(app, 1)
+    rig.restart(clean=False)
+    with pytest.raises(FencedError, match="lineage"):
+        rig.ship()
+    assert rig.tenant.status().state == "fenced"
+    assert not rig.ship()
+    rig.restart()
+    with pytest.raises(FencedError, match="lineage"):
+        rig.ship()
+    rig.tenant.take_over()
+    rig.ship()
+    assert rig.durable == 2
+    rig.expect_equal()
+
+
+def test_two_writers_on_one_replica_path(rig: Rig, app: App, start_app, tmp_path: Path) -> None:
+    fill(app, 5)
+    rig.ship()
+    other = Rig(tmp_path / "other", client=rig.client)
+    theirs = start_app(other.db, journal_mode="wal")
+    theirs.execute("create table t (id integer primary key, a)")
+    with pytest.raises(FencedError):
+        other.ship()
+    fill(app, 1)
+    rig.ship()
+    rig.expect_equal()
+    other.close()

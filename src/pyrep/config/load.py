@@ -162,7 +162,10 @@ def _parse(text: str, source: Path | None) -> Node:
         problem = " ".join(filter(None, (exc.context, exc.problem)))
         raise ConfigError(f"cannot parse {name}: {where}{problem}") from None
     except yaml.YAMLError as exc:
-        raise ConfigError(f"cannot parse {name}: {exc}") from None
+        raise ConfigError(f"cannot parse {name}: {str(exc).splitlines()[0]}") from None
+    except UnicodeEncodeError:
+        message = f"cannot parse {name}: an environment variable in it is not UTF-8"
+        raise ConfigError(message) from None
     except RecursionError:
         raise ConfigError(f"cannot parse {name}: nested too deeply") from None
 

@@ -43,7 +43,7 @@ class ReplicaSpec:
 
     type: str = ""
     path: str = ""
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)
     options: Mapping[str, object] = field(default_factory=dict)
 
 

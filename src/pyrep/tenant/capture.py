@@ -17,7 +17,7 @@ from pyrep.ltxfile import format_name
 from pyrep.ltxio import LTXWriter
 from pyrep.sqlite import Attachment
 from pyrep.tenant.continuity import Change, WALView, read_snapshot_map
-from pyrep.tenant.pages import WINDOW_PAGES, LocalPages, StagedPages
+from pyrep.tenant.pages import WINDOW_PAGES, LocalPages, PageTable, StagedPages
 from pyrep.tenant.position import SyncState
 from pyrep.tenant.statedir import create_file
 
@@ -204,31 +204,35 @@ class Capture:
         for first in range(1, commit + 1, self.window_pages):
             yield first, min(self.window_pages, commit + 1 - first)
 
-    def matching_position(self, header: _ltx.Header) -> SyncState | None:
-        """Return the position at the end of a replica whose newest file has ``header``.
+    def matching_position(self, header: _ltx.Header) -> tuple[SyncState, PageTable] | None:
+        """Return position and table at the end of a replica whose newest file has ``header``.
 
         None if the database is not exactly the state that the file leads to.
         """
         source = self.source()
         if (source.page_size, source.commit) != (header.page_size, header.commit):
             return None
-        total = 0
+        crcs = array("Q")
         for first, count in self._windows(source.commit):
             with self.hold():
-                crcs = self._current_crcs(source, first, count)
-            total ^= _checksum.database_checksum(crcs, first, source.page_size)
+                crcs.extend(self._current_crcs(source, first, count))
         self._recheck(source)
-        if total != header.post_checksum:
+        total = _checksum.database_checksum(crcs, 1, source.page_size)
+        if not total or total != header.post_checksum:
             return None
         txid = TXID(header.max_txid)
-        return replace(
+        table = PageTable(source.page_size, source.commit, txid, total)
+        table.write(self.base, [crcs], self.like)
+        state = replace(
             self._at(source),
             node_id=header.node_id,
             txid=txid,
             durable_txid=txid,
             page_size=source.page_size,
             commit=source.commit,
+            db_checksum=total,
         )
+        return state, table
 
     def _all_pages(self, source: SnapshotSource) -> Iterator[array[int]]:
         lock = lock_pgno(source.page_size)

@@ -142,8 +142,8 @@ class Engine:
     def _mark_attached(self, session: Session) -> None:
         """Note on disk that the fingerprint does not count any more, and in which boot we are."""
         boot, before = boot_id(), self.state
-        foreign_boot = before.boot_id != boot and before.boot_id not in self.trusted_boots
-        if before.txid and foreign_boot:
+        trusted = before.boot_id in {"", boot} or before.boot_id in self.trusted_boots
+        if before.txid and not trusted:
             session.unbroken = False
             self.diff_cause = self.diff_cause or (
                 "the machine was restarted and pyrep had not been stopped cleanly"
@@ -333,18 +333,19 @@ class Engine:
         if header is None:
             raise DatabaseError(f"{self.name}: there is nothing to adopt on the replica")
         with self._capture(session) as capture:
-            state = capture.matching_position(header)
+            found = capture.matching_position(header)
         self.adopting = False
-        if state is None:
+        if found is None:
             why = f"it belongs to lineage {header.node_id:016x} and pyrep's own record is lost"
             self.fence(f"the replica is not ours: {why}")
             raise FencedError(f"{self.name}: {self.state.fenced}", hint=fence_hint(self.name))
-        self.state = state
+        self.state, self.pages.table = found
+        self.diff_cause = ""
         session.unbroken = True
         self.save()
         _log.info(
             "adopted the replica: its newest state equals the database",
-            extra={"db": self.name, "txid": state.txid},
+            extra={"db": self.name, "txid": self.state.txid},
         )
 
     def _sync_rollback(self, session: Session) -> bool:

@@ -235,6 +235,8 @@ class Tenant:
                 return False
             if not self._surveyed:
                 raise ReplicaTemporaryError(f"{self.name}: the replica was not listed yet")
+            if not self._folder.exists():
+                raise self._folder_lost(f"{self.spec.state_path} was removed")
             try:
                 staged = self._engine.sync()
             except OSError as error:
@@ -297,10 +299,18 @@ class Tenant:
             if not self._engine.queue or self._state().fenced:
                 return False
             info = self._engine.queue[0]
-        with self._folder.base() as base:
-            result = upload.put(self._client, base, info)
+        try:
+            with self._folder.base() as base:
+                result = upload.put(self._client, base, info)
+        except FileNotFoundError as error:
+            with self._lock:
+                if self._is_next(info):
+                    raise self._folder_lost(f"staged file {info.name} was removed") from error
+                return True
+        except OSError as error:
+            raise self._os_error(error) from error
         with self._lock:
-            if not self._engine.queue or self._engine.queue[0] is not info:
+            if not self._is_next(info):
                 return True  # a reset came between
             if result.outcome is upload.Outcome.FENCED:
                 self._engine.fence(result.text)
@@ -312,6 +322,19 @@ class Tenant:
         if self._on_acknowledged is not None:
             self._on_acknowledged(self, result.info)
         return True
+
+    def _is_next(self, info: FileInfo) -> bool:
+        return bool(self._engine.queue) and self._engine.queue[0] is info
+
+    def _folder_lost(self, why: str) -> DatabaseError:
+        """Begin again from the replica: somebody removed what pyrep had noted."""
+        self._engine.detach(keep_wal=True)
+        self._forget_staged()
+        self._error = f"{self.name}: {why}; the replica is listed again"
+        return DatabaseError(
+            self._error,
+            hint="Leave the state directory alone; to forget it: pyrep reset.",
+        )
 
     def _acknowledged(self, info: FileInfo) -> None:
         """Advance the durable position; the newest staged file stays for the next start."""
@@ -383,12 +406,15 @@ class Tenant:
             return names
 
     def _start_anew(self) -> None:
+        self._forget_staged()
+        self._error, self._degraded = "", False
+        if self._folder.exists():
+            self._engine.save()
+
+    def _forget_staged(self) -> None:
         engine = self._engine
         engine.pages.forget()
         engine.queue.clear()
         engine.staged_at.clear()
         engine.heal_cause = engine.all_cause = engine.diff_cause = ""
         self._surveyed, self._parked, self._kept = False, None, None
-        self._error, self._degraded = "", False
-        if self._folder.exists():
-            engine.save()
