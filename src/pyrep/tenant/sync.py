@@ -12,12 +12,12 @@ from dataclasses import replace
 
 from pyrep.clock import Clock, to_ms
 from pyrep.config.expand import TenantSpec
-from pyrep.errors import DatabaseError, FencedError
+from pyrep.errors import DatabaseBusyError, DatabaseError, FencedError
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.sqlite import WAL_VERSIONS
 from pyrep.tenant.capture import Capture, SpoolFullError
-from pyrep.tenant.continuity import prove
+from pyrep.tenant.continuity import Change, prove
 from pyrep.tenant.lineage import Action, Remote, Verdict
 from pyrep.tenant.pages import LocalPages, StagedPages, sync_table
 from pyrep.tenant.position import SyncState, boot_id
@@ -242,11 +242,19 @@ class Engine:
             session.unbroken = True
             if change.kind == "none":
                 return staged
-            with self._capture(session) as capture:
-                self._record(*capture.stage_range(change))
+            self._stage_range(session, change)
             staged = True
             if change.scan is None or not change.scan.limited:
                 return True
+
+    def _stage_range(self, session: Session, change: Change) -> None:
+        try:
+            with self._capture(session) as capture:
+                self._record(*capture.stage_range(change))
+        except DatabaseBusyError:
+            # R forbids a restart here: somebody reset the WAL without asking SQLite.
+            session.unbroken = False
+            raise
 
     def _page_crc(self, pgno: int) -> int:
         with self.folder.base() as base:

@@ -162,10 +162,11 @@ class Tenant:
         return wal is not None and wal != state.wal_print
 
     def _prints(self) -> tuple[Fingerprint | None, tuple[int, int, int] | None]:
+        # What cannot be looked at is a change too: waking the tenant names the reason.
         database, wal = None, None
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             database = Fingerprint.of(os.stat(self.spec.db_path, follow_symlinks=False))
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             wal = wal_print(os.stat(f"{self.spec.db_path}-wal", follow_symlinks=False))
         return database, wal
 
