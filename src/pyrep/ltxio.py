@@ -39,6 +39,7 @@ MAX_SPAN_BYTES = 16 << 20
 MAX_SPANS = 1024
 _TERMINATOR_SIZE = 6
 _TAIL_SIZE = 24  # index size and trailer
+_LEAST_SIZE = HEADER_SIZE + _TERMINATOR_SIZE + 1 + _TAIL_SIZE  # of a file without pages
 
 Opener = Callable[[int, int], BinaryIO]
 
@@ -266,6 +267,8 @@ class _Spans:
         self._fd = fd
         self._op = op
         self._stop = threading.Event()
+        if size < _LEAST_SIZE:
+            raise LTXCorruptError(f"the file is cut off: {size} bytes", op="decode")
         with opener(0, HEADER_SIZE) as source:
             self.header = read_header(source)
         self._decoder = Decoder(self.header)
@@ -278,13 +281,10 @@ class _Spans:
         return not self._decoder.tracks
 
     def _read_index_size(self) -> int:
-        least = HEADER_SIZE + _TERMINATOR_SIZE + 1 + _TAIL_SIZE
-        if self._size < least:
-            raise _cut_off(self.header)
         with self._opener(self._size - _TAIL_SIZE, _TAIL_SIZE) as source:
             tail = _Window(source, _TAIL_SIZE).read(8)
         index_size = int.from_bytes(tail, "big")
-        if not 0 < index_size <= self._size - least + 1:
+        if not 0 < index_size <= self._size - _LEAST_SIZE + 1:
             raise LTXCorruptError(f"impossible page index size: {index_size}", op="index")
         return index_size
 

@@ -11,6 +11,7 @@ import pytest
 from fixtures.app import App
 from fixtures.rig import Rig
 from pyrep.errors import DatabaseError, FencedError
+from pyrep.tenant.spool import Spool
 
 
 @pytest.fixture
@@ -265,3 +266,31 @@ def test_two_writers_on_one_replica_path(rig: Rig, app: App, start_app, tmp_path
     rig.ship()
     rig.expect_equal()
     other.close()
+
+
+def test_spool_limits_let_the_wal_go_and_recover(tmp_path: Path, start_app) -> None:
+    for own, common in ((40_000, 10**9), (10**9, 40_000)):
+        spool = Spool(common)
+        rig = Rig(tmp_path / str(own), spool_limit=own, spool=spool)
+        app = start_app(rig.db, journal_mode="wal", busy_timeout_ms=200)
+        app.execute("create table t (id integer primary key, a)")
+        rig.ship()
+        fill(app, 12)
+        rig.stage()
+        fill(app, 12)
+        with pytest.raises(DatabaseError, match=r"spool-limit"):
+            rig.stage()
+        assert rig.tenant.status().state == "degraded"
+        assert not rig.tenant.attached
+        fill(app, 2)
+        assert app.checkpoint("truncate") == (0, 0, 0)
+        with pytest.raises(DatabaseError, match=r"too many bytes wait|spool-limit"):
+            rig.stage()
+        rig.upload()
+        assert spool.left == common
+        app.execute("delete from t where id > 5")
+        app.execute("vacuum")
+        rig.ship()
+        rig.expect_equal()
+        assert rig.tenant.status().state == "attached"
+        rig.close()

@@ -26,8 +26,8 @@ def wal_bytes(frames: int, page_size: int) -> int:
 class Checkpointer:
     """Keep one attached tenant's WAL short; thresholds are Litestream's, on the logical size.
 
-    A checkpoint is: sync, PASSIVE on the idle connection, move R.  R's mark stops a restart until
-    the move, so no write lock is needed.
+    A checkpoint is: sync, move R, sync, PASSIVE on the idle connection, move R.  R's mark stops a
+    restart until the last move, so no write lock is needed.
     """
 
     settings: DatabaseConfig
@@ -49,17 +49,21 @@ class Checkpointer:
         """Backfill what R and other readers allow; None if somebody else checkpoints."""
         self.last = now
         try:
-            state = att.passive()
+            return att.passive()
         except DatabaseBusyError:
             return None
-        self._judge(state, now, att)
-        return state
 
-    def _judge(self, state: CheckpointState, now: float, att: Attachment) -> None:
-        if state.log <= 0 or state.backfilled >= state.log:
-            self.short_rounds, self.pinned_since = 0, 0.0
+    def judge(self, state: CheckpointState, now: float, mark: int) -> None:
+        """Count a checkpoint that fell short, and report a reader that has pinned the WAL.
+
+        ``mark`` is a frame that R's own mark does not lie below: what is missing up to there,
+        another reader holds back; what is missing above was committed a moment ago.
+        """
+        complete = state.log <= 0 or state.backfilled >= state.log
+        self.short_rounds = 0 if complete else self.short_rounds + 1
+        if complete or state.backfilled >= mark:
+            self.pinned_since = 0.0
             return
-        self.short_rounds += 1
         self.pinned_since = self.pinned_since or now
         waited = now - self.pinned_since
         if waited < _PINNED_LOG_SECONDS or now - self.pinned_logged < _PINNED_LOG_SECONDS:

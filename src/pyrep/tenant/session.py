@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 _REST_NS = 1_050_000_000  # a fingerprint counts only if its mtime was over a second old when taken
 _TRUNCATE_WAL_BYTES = 64 << 20
 _BUSY_ATTEMPTS = 20
+_CHECKPOINT_ATTEMPTS = 3
 _BUSY_PAUSE_SECONDS = 0.002
 
 
@@ -104,12 +105,28 @@ class Session:
         self._zero = Fingerprint.of(self.att.stat()) if settled and same else None
 
     def checkpoint(self, now: float, ship: Callable[[], bool]) -> None:
-        """Run a checkpoint if one is due; ``ship`` syncs the tail under the write lock."""
+        """Run a checkpoint if one is due; ``ship`` stages what was committed meanwhile.
+
+        R is moved and the tail shipped first: with R's mark where it stood at the last tick, a
+        writer that never rests would keep every checkpoint short and the WAL from restarting.  A
+        commit during the PASSIVE does so too, hence the attempts.  Nothing is backfilled that
+        was not staged, since R's mark bounds it.
+        """
         state = self.noop()
         if not self.checkpointer.due(state.log, state.backfilled, now):
             return
-        done = self.checkpointer.run(self.att, now)
-        if done is not None and self.checkpointer.emergency(done.log):
+        for _ in range(_CHECKPOINT_ATTEMPTS):
+            mark = state.log
+            self.move()
+            ship()
+            done = self.checkpointer.run(self.att, now)
+            state = self.noop()
+            if done is None or done.backfilled < mark or state.log == state.backfilled:
+                break
+        if done is None:
+            return
+        self.checkpointer.judge(state, now, mark)
+        if self.checkpointer.emergency(state.log):
             self._emergency(ship)
 
     def _emergency(self, ship: Callable[[], bool]) -> None:

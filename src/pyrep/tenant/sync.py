@@ -23,6 +23,7 @@ from pyrep.tenant.pages import LocalPages, StagedPages, sync_table
 from pyrep.tenant.position import SyncState, boot_id
 from pyrep.tenant.recover import Recovered
 from pyrep.tenant.session import Session
+from pyrep.tenant.spool import Spool
 from pyrep.tenant.statedir import StateDir, staged_level
 
 __all__ = ["Engine", "fence_hint"]
@@ -38,16 +39,23 @@ class Engine:
 
     ``heal_cause``, ``all_cause`` and ``diff_cause`` say why the next file is more than a range
     of the WAL: a broken chain, an unknown base, a position that cannot be proven.
+    ``left_behind``: something was committed that was not staged when the database was closed.
     """
 
     def __init__(
-        self, spec: TenantSpec, clock: Clock, folder: StateDir, trusted_boots: frozenset[str]
+        self,
+        spec: TenantSpec,
+        clock: Clock,
+        folder: StateDir,
+        trusted_boots: frozenset[str],
+        spool: Spool,
     ) -> None:
         self.spec = spec
         self.name = str(spec.db_path)
         self.clock = clock
         self.folder = folder
         self.trusted_boots = trusted_boots
+        self.spool = spool
         self.state = SyncState(1)
         self.pages = LocalPages(None)
         self.queue: deque[FileInfo] = deque()
@@ -59,6 +67,7 @@ class Engine:
         self.changed_at = clock.monotonic()
         self._idle_factor = 1.0
         self._counter: tuple[int, int] | None = None
+        self.left_behind = False
         self._logged: set[str] = set()
 
     # --- position ---
@@ -76,25 +85,42 @@ class Engine:
         self.adopting = verdict.action is Action.ADOPT
         newest_ms = remote.header.timestamp_ms if remote.header is not None else 0
         if found is not None:
-            self.pages, self.queue, state = found.pages, deque(found.queue), found.state
+            self.pages, state = found.pages, found.state
             self.diff_cause = self.diff_cause or found.diff_cause
         else:
             self.pages.forget()
-            self.queue.clear()
             state = replace(self.state.unsealed(), txid=verdict.base, db_checksum=0)
             if verdict.action is Action.HEAL:
                 self.heal_cause = verdict.cause
             elif verdict.action in (Action.FIRST, Action.ALL_PAGES):
                 self.all_cause = verdict.cause or "this is the first backup"
         self.state = replace(state, timestamp_ms=max(state.timestamp_ms, newest_ms))
-        self.staged_at = {info.max_txid: self.clock.monotonic() for info in self.queue}
+        self.replace_queue(found.queue if found is not None else [])
         self.save()
+
+    def replace_queue(self, queue: list[FileInfo]) -> None:
+        """Let exactly these files wait for their upload."""
+        self.queue = deque(queue)
+        self.staged_at = {info.max_txid: self.clock.monotonic() for info in queue}
+        self._count_spool()
+
+    def dequeue(self) -> FileInfo:
+        """Take the oldest file out: the storage has it."""
+        info = self.queue.popleft()
+        if info.level == 0:
+            self.staged_at.pop(info.max_txid, None)
+        self._count_spool()
+        return info
+
+    def _count_spool(self) -> int:
+        held = sum(info.size for info in self.queue)
+        self.spool.hold(self.name, held)
+        return held
 
     def fence(self, why: str) -> None:
         """Stop for good until the operator decides."""
         self.state = replace(self.state, fenced=why)
-        self.queue.clear()
-        self.staged_at.clear()
+        self.replace_queue([])
         self.detach()
         self.save()
 
@@ -115,7 +141,7 @@ class Engine:
             session.close()
             raise
         session.checkpointer.last = self.changed_at = self.clock.monotonic()
-        self.session = session
+        self.session, self.left_behind = session, False
         return session
 
     def _to_wal(self, session: Session) -> bool:
@@ -177,12 +203,14 @@ class Engine:
         if session is None:
             return True
         if session.rollback:
+            self.left_behind = self._counter != _rollback_counter(session)
             self.detach()
             self._save_parked()
             return True
         seal = session.seal(self.state, self._fs_now_ns, backfill=not force)
         if seal.fingerprint is None and not force:
             return False
+        self.left_behind = not seal.shipped
         self.state = session.sealed_state(self.state, seal)
         self.detach(keep_wal=not seal.shipped)
         self._save_parked()
@@ -263,11 +291,15 @@ class Engine:
     @contextlib.contextmanager
     def _capture(self, session: Session) -> Iterator[Capture]:
         limit = self.spec.settings.spool_limit
-        left = limit - sum(info.size for info in self.queue)
+        own, common = limit - self._count_spool(), self.spool.left
+        left = min(own, common)
         if left <= 0:
+            which = (
+                f"spool-limit {limit}" if own <= common else f"spool-limit-total {self.spool.limit}"
+            )
             raise SpoolFullError(
-                f"{self.name}: {limit} bytes wait for their upload (spool-limit)",
-                hint="Look at the replica: uploads fail or are too slow; then raise spool-limit.",
+                f"{self.name}: too many bytes wait for their upload ({which})",
+                hint="Look at the replica: uploads fail or are too slow; then raise the limit.",
             )
         with self.folder.base() as base:
             capture = Capture(
@@ -296,6 +328,7 @@ class Engine:
             FileInfo(level, TXID(min_txid), staged.txid, staged.size, staged.timestamp_ms)
         )
         self.staged_at.setdefault(staged.txid, self.clock.monotonic())
+        self._count_spool()
 
     def _ship_diff(self, session: Session) -> bool:
         """Compare every page with the page-checksum table and stage what differs."""
@@ -361,7 +394,7 @@ class Engine:
         if session.att.header()[18:20] == WAL_VERSIONS:
             self.detach()  # the application switched to WAL mode
             return self.sync()
-        counter = session.att.change_counter(), session.att.stat().st_size
+        counter = _rollback_counter(session)
         if counter == self._counter and not (self.heal_cause or self.all_cause or self.diff_cause):
             return False
         if self.adopting:
@@ -389,6 +422,11 @@ class Engine:
         if message not in self._logged:
             self._logged.add(message)
             _log.warning(message, extra={"db": self.name})
+
+
+def _rollback_counter(session: Session) -> tuple[int, int]:
+    """Return what tells of every commit while the database is not in WAL mode."""
+    return session.att.change_counter(), session.att.stat().st_size
 
 
 def fence_hint(name: str) -> str:

@@ -25,12 +25,16 @@ from pyrep.storage.base import ReplicaClient
 from pyrep.tenant import lineage, recover, upload
 from pyrep.tenant.capture import SpoolFullError
 from pyrep.tenant.lineage import Action
+from pyrep.tenant.pages import sync_table
 from pyrep.tenant.position import Fingerprint, SyncState, new_node_id
 from pyrep.tenant.session import wal_print
+from pyrep.tenant.spool import Spool
 from pyrep.tenant.statedir import StateDir
 from pyrep.tenant.sync import Engine, fence_hint
 
 __all__ = ["Tenant", "TenantStatus"]
+
+_TABLE_SYNC_TXIDS = 1000  # and at each park
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Tenant:
         known_node_id: int = 0,
         trusted_boots: frozenset[str] = frozenset(),
         clock: Clock,
+        spool: Spool | None = None,
         on_acknowledged: Callable[[Tenant, FileInfo], None] | None = None,
     ) -> None:
         self.spec = spec
@@ -74,7 +79,7 @@ class Tenant:
         self._on_acknowledged = on_acknowledged
         self._lock = threading.RLock()
         self._folder = StateDir(spec.state_path)
-        self._engine = Engine(spec, clock, self._folder, trusted_boots)
+        self._engine = Engine(spec, clock, self._folder, trusted_boots, spool or Spool())
         self._known_node_id = known_node_id
         self._known = False
         self._loaded = False
@@ -153,6 +158,8 @@ class Tenant:
         if state.fenced:
             return False
         if engine.heal_cause or engine.all_cause or engine.diff_cause or state.take_over:
+            return True
+        if engine.left_behind:
             return True
         database, wal = self._prints()
         if self._parked is not None:
@@ -270,14 +277,20 @@ class Tenant:
     def park(self, *, force: bool = False) -> bool:
         """Seal and close the database; False if it must stay attached for now."""
         with self._lock:
+            if not self.attached:
+                return True  # what was noted when it was parked still counts
+            before = self._prints()
             try:
                 if not self._engine.park(force=force):
                     return False
             except OSError as error:
                 self._engine.detach(keep_wal=True)
                 raise self._failed(self._os_error(error)) from error
-            state = self._engine.state
-            self._parked = None if state.fingerprint is not None else self._prints()
+            after = self._prints()
+            sealed = self._engine.state.fingerprint is not None
+            # Only the last connection removes a WAL; any other move is a commit that came between.
+            quiet = after == before or (before[1] is not None and after[1] is None)
+            self._parked = after if quiet and not sealed else None
             return True
 
     def close(self) -> None:
@@ -286,7 +299,10 @@ class Tenant:
             if self.attached:
                 self.park(force=True)
             elif self._loaded and self._folder.exists():
-                self._engine.save()
+                try:
+                    self._engine.save()
+                except OSError as error:
+                    raise self._failed(self._os_error(error)) from error
 
     # --- upload: network ---
 
@@ -340,9 +356,8 @@ class Tenant:
     def _acknowledged(self, info: FileInfo) -> None:
         """Advance the durable position; the newest staged file stays for the next start."""
         engine = self._engine
-        engine.queue.popleft()
+        engine.dequeue()
         if info.level == 0:
-            engine.staged_at.pop(info.max_txid, None)
             engine.state = replace(engine.state, durable_txid=info.max_txid)
             self._fold()
         gone = [info] if info.level else [self._kept] if self._kept else []
@@ -361,6 +376,8 @@ class Tenant:
         try:
             with self._folder.base() as base:
                 engine.pages.fold(base, like)
+                if engine.state.durable_txid % _TABLE_SYNC_TXIDS == 0:
+                    sync_table(base)
         except OSError as error:
             # The table is a means: without it the next diff ships every page.
             engine.pages.table = None
@@ -372,8 +389,7 @@ class Tenant:
         if found is None:
             raise DatabaseError(f"{self.name}: nothing is known of the file on the replica")
         self._folder.discard(list(engine.queue))
-        engine.queue.clear()
-        engine.staged_at.clear()
+        engine.replace_queue([])
         engine.pages.staged[:] = [found]
         self._fold()
         engine.state = replace(
@@ -415,7 +431,6 @@ class Tenant:
     def _forget_staged(self) -> None:
         engine = self._engine
         engine.pages.forget()
-        engine.queue.clear()
-        engine.staged_at.clear()
+        engine.replace_queue([])
         engine.heal_cause = engine.all_cause = engine.diff_cause = ""
         self._surveyed, self._parked, self._kept = False, None, None

@@ -1,0 +1,31 @@
+"""How many bytes all tenants together may hold in staged files."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+__all__ = ["Spool"]
+
+
+class Spool:
+    """Count the staged bytes of every tenant against one limit, in bytes."""
+
+    def __init__(self, limit: int = sys.maxsize) -> None:
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._held: dict[str, int] = {}  # guarded by _lock
+        self._total = 0  # guarded by _lock
+
+    def hold(self, name: str, size: int) -> None:
+        """Note that a tenant holds ``size`` bytes now."""
+        with self._lock:
+            self._total += size - self._held.pop(name, 0)
+            if size:
+                self._held[name] = size
+
+    @property
+    def left(self) -> int:
+        """Return how many bytes may still be staged."""
+        with self._lock:
+            return self.limit - self._total
