@@ -19,6 +19,7 @@ BUILT := $(VENV)/.built
 DIR ?=
 REPLICA ?=
 FOR ?=
+export DIR REPLICA FOR
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint bench crash fuzz soak build clean
@@ -28,8 +29,10 @@ help: ## list these targets
 	  || sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1: \2/p' Makefile
 
 run: $(BUILT) ## replicate sample tenants (or DIR=...) and restore every one; REPLICA=... FOR=seconds
-	@PYTHONPATH=tests $(PY) benchmarks/demo.py $(if $(DIR),--dir '$(DIR)') $(if $(REPLICA),--replica '$(REPLICA)') \
-	  $(if $(FOR),--for '$(FOR)')
+	@set --; test -z "$$DIR" || set -- "$$@" --dir "$$DIR"; \
+	test -z "$$REPLICA" || set -- "$$@" --replica "$$REPLICA"; \
+	test -z "$$FOR" || set -- "$$@" --for "$$FOR"; \
+	PYTHONPATH=tests exec $(PY) benchmarks/demo.py "$$@"
 
 test: lint ## lint, types and the short form of every test (PYREP_ALL=1: nothing may be missing)
 	$(PY) -m pytest

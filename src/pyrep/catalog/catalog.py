@@ -1,0 +1,299 @@
+"""Read and write the catalog; writes are gathered and committed together."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import apsw
+
+from pyrep.catalog.file import Access, open_catalog, translated
+from pyrep.catalog.rows import (
+    TENANT_COLUMNS,
+    Answer,
+    Request,
+    StoredFile,
+    TenantRow,
+    storable_text,
+    stored_file,
+    tenant_row,
+    tenant_values,
+)
+from pyrep.clock import Clock, SystemClock, to_ms
+from pyrep.errors import PyrepError
+from pyrep.ltxfile import FileInfo
+
+__all__ = ["Catalog"]
+
+_FLUSH_SECONDS = 0.2
+_RETRY_SECONDS = 5.0
+_BOOTS_KEPT = 256
+_log = logging.getLogger(__name__)
+
+_PUT_TENANT = """
+INSERT INTO tenants VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+ON CONFLICT (path) DO UPDATE SET replica = ?2, node_id = ?3, state = iif(?4 = '', state, ?4),
+    status = ?5, local_txid = ?6, durable_txid = ?7, pending_files = ?8, pending_bytes = ?9,
+    lag = ?10, error = ?11, updated_ms = ?12
+"""
+_PUT_FILE = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+
+class Catalog:
+    """Read and write a catalog; safe for use by several threads.
+
+    Writes that are queued become durable together, at the latest ``flush_seconds`` later once
+    ``start`` was called, or by ``flush``; reads see what was flushed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        access: Access = Access.OWN,
+        clock: Clock | None = None,
+        flush_seconds: float = _FLUSH_SECONDS,
+    ) -> None:
+        self.path = path
+        self._clock = clock or SystemClock()
+        self._flush_seconds = flush_seconds
+        self._queue_lock = threading.Lock()
+        self._tenants: dict[str, TenantRow] = {}  # guarded by _queue_lock
+        self._queue: deque[tuple[str, tuple[apsw.SQLiteValue, ...]]] = (
+            deque()
+        )  # guarded by _queue_lock
+        self._db_lock = threading.RLock()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._db = open_catalog(path, access)
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread that flushes."""
+        self._thread = threading.Thread(target=self._run, name="pyrep-catalog", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Flush what is queued, end the thread and close the database; safe to call twice."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        with self._db_lock:
+            try:
+                self.flush()
+            except PyrepError as error:  # it is a cache: its loss is no failure of the daemon
+                _log.error("cannot write the catalog", extra={"op": "close", "error": str(error)})
+            finally:
+                self._db.close()
+
+    def flush(self) -> None:
+        """Write what is queued in one transaction.
+
+        :raises PyrepError: it cannot be written; it stays queued
+        """
+        with self._db_lock:
+            with self._queue_lock:
+                tenants, self._tenants = self._tenants, {}
+                queue, self._queue = self._queue, deque()
+            if not tenants and not queue:
+                return
+            try:
+                with translated(self.path), self._db:
+                    now = self._clock.now()
+                    rows = (tenant_values(row, now) for row in tenants.values())
+                    self._db.executemany(_PUT_TENANT, rows)
+                    for sql, values in queue:
+                        self._db.execute(sql, values)
+            except PyrepError:
+                self._put_back(tenants, queue)
+                raise
+
+    def _put_back(
+        self, tenants: dict[str, TenantRow], queue: deque[tuple[str, tuple[apsw.SQLiteValue, ...]]]
+    ) -> None:
+        """Queue again what could not be written, before what came since."""
+        with self._queue_lock:
+            for path, row in tenants.items():
+                later = self._tenants.get(path, row)
+                self._tenants[path] = replace(later, state=later.state or row.state)
+            self._queue.extendleft(reversed(queue))
+
+    def _run(self) -> None:
+        pause = self._flush_seconds
+        while not self._stop.is_set():
+            self._clock.wait(self._wake, None)
+            self._clock.wait(self._stop, pause)  # what comes meanwhile is written together
+            self._wake.clear()
+            pause = self._flush_quietly(pause)
+
+    def _flush_quietly(self, pause: float) -> float:
+        """Flush; return the seconds to gather before the next time.  A failure is said once."""
+        try:
+            self.flush()
+        except PyrepError as error:
+            if pause == self._flush_seconds:
+                _log.error("cannot write the catalog", extra={"op": "flush", "error": str(error)})
+            self._wake.set()
+            return _RETRY_SECONDS
+        return self._flush_seconds
+
+    # --- tenants and files ----------------------------------------------------------------------
+
+    def save_tenant(self, row: TenantRow) -> None:
+        """Queue a tenant's row; of several between two flushes the last one is written."""
+        with self._queue_lock:
+            before = self._tenants.get(row.path)
+            if before is not None and before.state and not row.state:
+                row = replace(row, state=before.state)
+            self._tenants[row.path] = row
+        self._wake.set()
+
+    def add_file(self, tenant: str, info: FileInfo) -> None:
+        """Queue a file that the storage acknowledged just now."""
+        now = to_ms(self._clock.now())
+        self._put(
+            _PUT_FILE,
+            os.fsencode(tenant),
+            info.level,
+            f"{info.min_txid:016x}",
+            f"{info.max_txid:016x}",
+            info.size,
+            info.timestamp_ms,
+            now,
+        )
+
+    def mark_absent(self) -> None:
+        """Queue that no tenant is managed, until its row is saved again.
+
+        Rows stay: a tenant's lineage is kept for the day it comes back.
+        """
+        self._put("UPDATE tenants SET status = 'absent', pending_files = 0, pending_bytes = 0")
+        self.flush()
+
+    def tenants(self) -> list[TenantRow]:
+        """Return all tenants' rows, by path."""
+        rows = self._all(f"SELECT {TENANT_COLUMNS} FROM tenants ORDER BY path")
+        return [tenant_row(row) for row in rows]
+
+    def tenant(self, path: str) -> TenantRow | None:
+        """Return one tenant's row, or None."""
+        rows = self._all(f"SELECT {TENANT_COLUMNS} FROM tenants WHERE path = ?", os.fsencode(path))
+        return tenant_row(rows[0]) if rows else None
+
+    def node_ids(self) -> dict[str, int]:
+        """Return the lineage of every tenant that has one."""
+        rows = self._all("SELECT path, node_id FROM tenants")
+        found = ((os.fsdecode(cast(bytes, path)), int(str(text), 16)) for path, text in rows)
+        return {path: node_id for path, node_id in found if node_id}
+
+    def files(self, tenant: str) -> list[StoredFile]:
+        """Return the acknowledged files of a tenant, by level and TXID."""
+        rows = self._all(
+            "SELECT level, min_txid, max_txid, size, timestamp_ms, acked_ms FROM files"
+            " WHERE tenant = ? ORDER BY level, min_txid, max_txid",
+            os.fsencode(tenant),
+        )
+        return [stored_file(row) for row in rows]
+
+    # --- boots ----------------------------------------------------------------------------------
+
+    def mark_running(self, boot_id: str) -> None:
+        """Record, durably, that a run began in this boot.
+
+        The chain of trusted boots goes on if the run before stopped cleanly or was in this
+        very boot; else it begins anew with this boot.
+        """
+        with self._durable() as db:
+            last = list(db.execute("SELECT boot_id, clean FROM boots ORDER BY number DESC LIMIT 1"))
+            if last and not last[0][1] and last[0][0] != boot_id:
+                db.execute("DELETE FROM boots")
+            db.execute(
+                "INSERT INTO boots (boot_id, clean) VALUES (?, 0)"
+                " ON CONFLICT (boot_id) DO UPDATE SET clean = 0",
+                (boot_id,),
+            )
+            db.execute(
+                "DELETE FROM boots WHERE number <= (SELECT max(number) FROM boots) - ?",
+                (_BOOTS_KEPT,),
+            )
+
+    def mark_clean_stop(self) -> None:
+        """Record, durably, that everything is closed and in order."""
+        with self._durable() as db:
+            db.execute("UPDATE boots SET clean = 1")
+
+    def trusted_boots(self) -> frozenset[str]:
+        """Return the boots that a clean stop ended, and the current one."""
+        return frozenset(str(row[0]) for row in self._all("SELECT boot_id FROM boots"))
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def submit_request(self, verb: str, argument: str) -> int:
+        """Write a request for the daemon; return its number."""
+        with self._durable() as db:
+            db.execute(
+                "INSERT INTO requests (verb, argument, created_ms) VALUES (?, ?, ?)",
+                (verb, os.fsencode(argument), to_ms(self._clock.now())),
+            )
+            return db.last_insert_rowid()
+
+    def open_requests(self) -> list[Request]:
+        """Return the requests without an answer, oldest first."""
+        rows = self._all("SELECT id, verb, argument FROM requests WHERE ok IS NULL ORDER BY id")
+        return [
+            Request(cast(int, id_), str(verb), os.fsdecode(cast(bytes, argument)))
+            for id_, verb, argument in rows
+        ]
+
+    def answer_request(self, request_id: int, ok: bool, text: str) -> None:
+        """Queue the answer to a request; ``text`` is an error unless ``ok``."""
+        now = to_ms(self._clock.now())
+        sql = "UPDATE requests SET ok = ?, answer = ?, answered_ms = ? WHERE id = ? AND ok IS NULL"
+        self._put(sql, int(ok), storable_text(text), now, request_id)
+
+    def answer(self, request_id: int) -> Answer | None:
+        """Return the answer to a request, None while there is none."""
+        rows = self._all(
+            "SELECT ok, answer FROM requests WHERE id = ? AND ok IS NOT NULL", request_id
+        )
+        return Answer(bool(rows[0][0]), str(rows[0][1])) if rows else None
+
+    def forget_requests(self, reason: str) -> None:
+        """Answer every open request with an error and delete those answered before."""
+        self._put("DELETE FROM requests WHERE ok IS NOT NULL")
+        for request in self.open_requests():
+            self.answer_request(request.id, False, reason)
+        self.flush()
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _put(self, sql: str, *values: apsw.SQLiteValue) -> None:
+        with self._queue_lock:
+            self._queue.append((sql, values))
+        self._wake.set()
+
+    def _all(self, sql: str, *values: apsw.SQLiteValue) -> Sequence[apsw.SQLiteValues]:
+        with self._db_lock, translated(self.path):
+            return list(self._db.execute(sql, values))
+
+    @contextlib.contextmanager
+    def _durable(self) -> Iterator[apsw.Connection]:
+        """Yield the connection inside a transaction that survives a power cut."""
+        with self._db_lock, translated(self.path):
+            self._db.execute("PRAGMA synchronous=FULL")
+            try:
+                with self._db:
+                    yield self._db
+            finally:
+                self._db.execute("PRAGMA synchronous=NORMAL")

@@ -1,0 +1,171 @@
+"""Open a catalog's file: create it, check it, move a damaged one aside."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import cast
+
+import apsw
+
+from pyrep import osfs
+from pyrep.errors import PyrepError
+
+__all__ = ["SCHEMA_VERSION", "Access", "open_catalog", "translated"]
+
+SCHEMA_VERSION = 1
+_APPLICATION_ID = 0x50595243  # "PYRC"
+_BUSY_MS = 5000
+_WRITABLE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+_ASIDE = ".aside"
+_log = logging.getLogger(__name__)
+
+_SCHEMA = """
+CREATE TABLE tenants (
+    path BLOB PRIMARY KEY, replica TEXT NOT NULL, node_id TEXT NOT NULL, state TEXT NOT NULL,
+    status TEXT NOT NULL, local_txid TEXT NOT NULL, durable_txid TEXT NOT NULL,
+    pending_files INTEGER NOT NULL, pending_bytes INTEGER NOT NULL, lag REAL NOT NULL,
+    error TEXT NOT NULL, updated_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE files (
+    tenant BLOB NOT NULL, level INTEGER NOT NULL, min_txid TEXT NOT NULL, max_txid TEXT NOT NULL,
+    size INTEGER NOT NULL, timestamp_ms INTEGER NOT NULL, acked_ms INTEGER NOT NULL,
+    PRIMARY KEY (tenant, level, min_txid, max_txid)
+) WITHOUT ROWID;
+CREATE TABLE boots (
+    number INTEGER PRIMARY KEY, boot_id TEXT NOT NULL UNIQUE, clean INTEGER NOT NULL
+);
+CREATE TABLE requests (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, verb TEXT NOT NULL, argument BLOB NOT NULL,
+    created_ms INTEGER NOT NULL, answered_ms INTEGER, ok INTEGER, answer TEXT
+);
+"""
+
+
+class Access(Enum):
+    """Say who opens a catalog and why."""
+
+    OWN = "own"  # the daemon: creates it, or begins a damaged one anew
+    JOIN = "join"  # another process that writes a request for the daemon
+    READ = "read"  # a report, with or without a daemon
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours, with the catalog's name."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise PyrepError(
+            f"{path}: catalog cannot be used: {error}",
+            hint="It is a cache: with the daemon stopped it may be deleted.",
+        ) from error
+
+
+def open_catalog(path: Path, access: Access) -> apsw.Connection:
+    """Open a catalog.
+
+    :raises PyrepError: it is not there, cannot be used, or belongs to a newer pyrep
+    """
+    if access is Access.OWN:
+        return _own(path)
+    if not path.exists():
+        raise PyrepError(
+            f"{path}: there is no catalog",
+            hint="The daemon has not run with this configuration yet.",
+        )
+    readonly = access is Access.READ
+    db = _connect(path, apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE)
+    try:
+        with translated(path):
+            if not _check_version(path, db):
+                raise PyrepError(
+                    f"{path}: catalog is of an older version",
+                    hint="The next start of the daemon begins a new one.",
+                )
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _connect(path: Path, flags: int) -> apsw.Connection:
+    with translated(path):
+        db = apsw.Connection(str(path), flags=flags)
+        db.set_busy_timeout(_BUSY_MS)
+    return db
+
+
+def _check_version(path: Path, db: apsw.Connection) -> bool:
+    """Return whether the schema is ours; refuse one of the future."""
+    version = int(cast(int, db.pragma("user_version")))
+    if version > SCHEMA_VERSION:
+        raise PyrepError(
+            f"{path}: catalog has version {version}, this pyrep knows {SCHEMA_VERSION}",
+            hint="Run the newer pyrep again, or move the file away: it is a cache.",
+        )
+    return version == SCHEMA_VERSION
+
+
+def _own(path: Path) -> apsw.Connection:
+    """Open a catalog for writing; one that is damaged or of an older version is begun anew."""
+    there = path.exists() and path.stat().st_size > 0
+    reason = _damage(path) if there else ""
+    if reason:
+        _move_aside(path)
+        _log.warning(
+            "catalog moved aside, beginning a new one",
+            extra={"op": "open", "error": reason, "path": f"{path}{_ASIDE}"},
+        )
+    db = _connect(path, _WRITABLE)
+    try:
+        with translated(path):
+            db.pragma("journal_mode", "wal")
+            db.pragma("synchronous", "NORMAL")
+            if reason or not there:
+                with db:
+                    db.execute(_SCHEMA)
+                    db.pragma("application_id", _APPLICATION_ID)
+                    db.pragma("user_version", SCHEMA_VERSION)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _damage(path: Path) -> str:
+    """Return why an existing file cannot be used as a catalog, '' if it can."""
+    db = _connect(path, _WRITABLE)
+    try:
+        with translated(path):
+            return _look(path, db)
+    finally:
+        db.close()
+
+
+def _look(path: Path, db: apsw.Connection) -> str:
+    try:
+        if not _check_version(path, db):
+            return "it has an older version, or another format"
+        if db.pragma("application_id") != _APPLICATION_ID:
+            return "it is not a catalog"
+        rows = [str(row[0]) for row in db.execute("PRAGMA quick_check(1)")]
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        return str(error)
+    return "" if rows == ["ok"] else rows[0]
+
+
+def _move_aside(path: Path) -> None:
+    """Rename a catalog; what belongs to it goes, or it would be applied to its successor."""
+    try:
+        osfs.replace("catalog.rename", path, f"{path}{_ASIDE}")
+        for suffix in ("-wal", "-shm", "-journal"):
+            osfs.unlink("catalog.unlink", f"{path}{suffix}", missing_ok=True)
+    except OSError as error:
+        raise PyrepError(
+            f"{path}: damaged catalog cannot be moved aside: {error.strerror}",
+            hint="It is a cache: delete it and start again.",
+        ) from error

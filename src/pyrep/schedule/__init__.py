@@ -1,0 +1,1 @@
+"""One heap, bounded pools, backoff."""

@@ -1,0 +1,126 @@
+"""What the store knows of each tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from pyrep.catalog import TenantRow
+from pyrep.config.expand import TenantSpec
+from pyrep.schedule.backoff import Backoff
+from pyrep.tenant.tenant import TenantStatus
+
+__all__ = ["Entry", "Final", "ManagedTenant", "ParkRequest", "tenant_row"]
+
+CALM = Backoff()
+
+
+class ManagedTenant(Protocol):
+    """Be one database's life, as the store drives it."""
+
+    spec: TenantSpec
+    name: str
+
+    @property
+    def attached(self) -> bool:
+        """Return whether connections are held."""
+
+    @property
+    def pending(self) -> bool:
+        """Return whether staged files wait for their upload."""
+
+    @property
+    def needs_survey(self) -> bool:
+        """Return whether the replica must be listed first."""
+
+    def state_json(self) -> str:
+        """Return the position as text."""
+
+    def changed(self) -> bool:
+        """Return whether a parked tenant must wake."""
+
+    def survey(self) -> None:
+        """List the replica."""
+
+    def sync(self) -> bool:
+        """Stage what was committed."""
+
+    def upload_next(self) -> bool:
+        """Upload the oldest staged file; return False if there is none."""
+
+    def idle_seconds(self) -> float:
+        """Return the seconds since the last change."""
+
+    def idle_limit(self) -> float:
+        """Return after how many idle seconds the tenant is to be parked."""
+
+    def park(self, *, force: bool = False) -> bool:
+        """Close the connections; return False if it is not possible now."""
+
+    def status(self) -> TenantStatus:
+        """Return what is known."""
+
+    def close(self) -> None:
+        """Park and save."""
+
+    def take_over(self) -> None:
+        """End the fencing."""
+
+
+class Final(Enum):
+    """Say how far a tenant is on its way to the stop."""
+
+    RUNNING = "running"
+    SYNC = "sync"
+    UPLOAD = "upload"
+    DONE = "done"
+    FAILED = "failed"  # something of it is not on the replica
+    BROKEN = "broken"  # the database itself cannot be read; nothing waits
+
+
+@dataclass(slots=True)
+class ParkRequest:
+    """Hold a wish to park now; after ``force_at`` (monotonic) also without a fingerprint."""
+
+    answer: Callable[[bool, str], None]
+    force_at: float
+
+
+@dataclass(slots=True)
+class Entry:
+    """Hold a tenant and when it is to be looked at; times are monotonic seconds.
+
+    The sync pool and the upload pool run a tenant once at a time each; what only one of them
+    writes needs no lock.
+    """
+
+    tenant: ManagedTenant
+    interval: float
+    sync_backoff: Backoff = CALM  # sync pool
+    upload_backoff: Backoff = CALM  # upload pool
+    next_sync: float = 0.0  # sync pool
+    recorded_at: float = float("-inf")
+    park: ParkRequest | None = None
+    commands: list[Callable[[], None]] = field(default_factory=list)
+    final: Final = Final.RUNNING
+    error: str = ""
+
+
+def tenant_row(tenant: ManagedTenant) -> TenantRow:
+    """Return a tenant's row for the catalog, with its position while it is parked."""
+    status = tenant.status()
+    return TenantRow(
+        path=status.path,
+        replica=status.replica,
+        node_id=status.node_id,
+        state="" if tenant.attached else tenant.state_json(),
+        status=status.state,
+        local_txid=status.local_txid,
+        durable_txid=status.durable_txid,
+        pending_files=status.pending_files,
+        pending_bytes=status.pending_bytes,
+        lag_seconds=status.lag_seconds,
+        error=status.error,
+    )

@@ -1,0 +1,41 @@
+"""Log a tenant's failures without flooding the log."""
+
+from __future__ import annotations
+
+import logging
+
+from pyrep.errors import (
+    DatabaseBusyError,
+    DatabaseNotReadyError,
+    PyrepError,
+    ReplicaError,
+)
+from pyrep.log import RateLimiter
+from pyrep.store.entry import ManagedTenant
+
+__all__ = ["complain"]
+
+_log = logging.getLogger(__name__)
+
+
+def complain(limiter: RateLimiter, tenant: ManagedTenant, op: str, error: Exception) -> None:
+    """Log a failure of ``op``; of a tenant's failures in a row, one every 30 seconds.
+
+    What only waits (busy, not ready) is a warning.  An exception that is none of ours is logged
+    with its traceback.
+    """
+    count = limiter.failed((tenant.name, op))
+    if not count:
+        return
+    extra: dict[str, object] = {"db": tenant.name, "op": op, "error": str(error)}
+    if isinstance(error, ReplicaError):
+        extra["replica"] = tenant.status().replica
+    if count > 1:
+        extra["failures"] = count
+    if not isinstance(error, PyrepError):
+        _log.error("internal error", extra=extra, exc_info=error)
+        return
+    if error.hint:
+        extra["hint"] = error.hint
+    waits = isinstance(error, DatabaseBusyError | DatabaseNotReadyError)
+    _log.log(logging.WARNING if waits else logging.ERROR, "%s failed", op, extra=extra)

@@ -1,0 +1,1 @@
+"""Find out which databases changed."""

@@ -1,0 +1,161 @@
+"""A fixed number of threads, each key once at a time, no error lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from fixtures.effort import wait_until
+from pyrep.schedule.pool import Pool
+
+Start = Callable[..., Pool[str]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def make(
+            work: Callable[[str], None],
+            *,
+            size: int = 2,
+            failed: Callable[[str, Exception], None] = lambda key, error: None,
+        ) -> Pool[str]:
+            pool = Pool("test", size, work, failed)
+            stack.callback(pool.close, 10.0)
+            pool.start()
+            return pool
+
+        yield make
+
+
+def test_every_key_is_worked_on(start: Start) -> None:
+    done: set[str] = set()
+    pool = start(done.add)
+    for number in range(100):
+        assert pool.submit(str(number))
+    wait_until(lambda: len(done) == 100, "all keys done")
+
+
+def test_the_threads_are_named_and_as_many_as_said(start: Start) -> None:
+    start(lambda key: None, size=5)
+    names = {t.name for t in threading.enumerate() if t.name.startswith("pyrep-test-")}
+    assert names == {f"pyrep-test-{number}" for number in range(5)}
+
+
+def test_a_key_never_runs_twice_at_once_and_runs_again_when_asked(start: Start) -> None:
+    began, go = threading.Semaphore(0), threading.Semaphore(0)
+    running: Counter[str] = Counter()
+    most: list[int] = []
+
+    def work(key: str) -> None:
+        running[key] += 1
+        most.append(running[key])
+        began.release()
+        go.acquire(timeout=10.0)
+        running[key] -= 1
+
+    pool = start(work, size=4)
+    pool.submit("key")
+    assert began.acquire(timeout=10.0)
+    for _ in range(5):
+        pool.submit("key")  # while it runs: once more, not five times
+    assert not began.acquire(blocking=False)
+    go.release()
+    assert began.acquire(timeout=10.0)
+    go.release()
+    wait_until(lambda: running["key"] == 0, "the second run ended")
+    assert most == [1, 1]
+
+
+def test_keys_that_wait_are_there_once_and_in_order(start: Start) -> None:
+    began, go = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def work(key: str) -> None:
+        order.append(key)
+        began.set()
+        go.wait(10.0)
+
+    pool = start(work, size=1)
+    pool.submit("first")
+    assert began.wait(10.0)
+    for key in ("b", "a", "b", "c", "a"):
+        pool.submit(key)
+    assert pool.backlog == 3
+    go.set()
+    wait_until(lambda: len(order) == 4, "all ran")
+    assert order == ["first", "b", "a", "c"]
+
+
+def test_an_exception_reaches_the_caller_and_the_thread_lives_on(start: Start) -> None:
+    failures: list[tuple[str, str]] = []
+    done = threading.Event()
+
+    def work(key: str) -> None:
+        if key == "bad":
+            raise OSError("broken on purpose")
+        done.set()
+
+    pool = start(work, size=1, failed=lambda key, error: failures.append((key, str(error))))
+    pool.submit("bad")
+    pool.submit("good")
+    assert done.wait(10.0)
+    assert failures == [("bad", "broken on purpose")]
+
+
+def test_an_error_in_the_handler_of_errors_is_logged(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = threading.Event()
+
+    def work(key: str) -> None:
+        if key == "bad":
+            raise OSError("first")
+        done.set()
+
+    def failed(key: str, error: Exception) -> None:
+        raise ValueError("second")
+
+    with caplog.at_level(logging.ERROR):
+        pool = start(work, size=1, failed=failed)
+        pool.submit("bad")
+        pool.submit("good")
+        assert done.wait(10.0)
+    assert "second" in caplog.text
+
+
+def test_close_drops_what_waits_and_names_what_still_runs() -> None:
+    began, go = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def work(key: str) -> None:
+        seen.append(key)
+        began.set()
+        go.wait(10.0)
+
+    pool = Pool("test", 1, work, lambda key, error: None)
+    pool.start()
+    pool.submit("runs")
+    assert began.wait(10.0)
+    pool.submit("waits")
+    assert pool.close(0.0) == ["runs"]
+    assert not pool.submit("late")
+    go.set()
+    assert pool.close(10.0) == []
+    assert seen == ["runs"]
+
+
+def test_finish_runs_everything_first() -> None:
+    seen: set[str] = set()
+    pool = Pool("test", 3, seen.add, lambda key, error: None)
+    pool.start()
+    for number in range(50):
+        pool.submit(str(number))
+    pool.finish()
+    assert len(seen) == 50
