@@ -52,7 +52,7 @@ CHECKSUM_FLAG = 1 << 63
 ctypedef uint64_t (*crc64_function)(uint64_t, const uint8_t *, size_t) noexcept nogil
 
 cdef enum:
-    READ_BYTES = 1 << 20
+    READ_BYTES = 1048576
     RELEASE_GIL_BYTES = 4096
 
 # Set by select(); only read by the kernels' callers.

@@ -39,13 +39,13 @@ PAGE_FLAG_SIZE = LTX_PAGE_FLAG_SIZE
 FLAG_NO_CHECKSUM = 0x2
 FLAG_ZSTD = 0x100
 
-cdef enum:
+cdef enum:  # literals only: Cython's overflow checks cannot evaluate expressions here
     MAGIC = 0x4C545831  # "LTX1"
     PYREP_MAGIC = 0x50595231  # "PYR1"
     NO_CHECKSUM = 0x2
     KNOWN_FLAGS = 0x102
-    MERGE_WINDOWS_BYTES = 16 << 20
-    MERGE_WINDOW_BYTES = 256 << 10
+    MERGE_WINDOWS_BYTES = 16777216  # of all inputs
+    MERGE_WINDOW_BYTES = 262144  # of one
 
 cdef enum:  # states of an Encoder, Decoder or Merger
     ADDING

@@ -122,6 +122,13 @@ failures if they share one, else 1.
 
 `status` of an item is `restored`, `skipped`, `failed`, or `planned` in a dry run.
 
+## States in `pyrep status`
+
+`new`: nothing is staged yet. `attached`: the daemon has it open. `parked`: all is staged and it is
+closed. `fenced`: another writer's files are on the replica; `reset -take-over` ends that.
+`degraded`: changes cannot be staged for lack of space. `waiting`: it is no complete database yet.
+`error`: the last attempt failed and is repeated. `absent`: the last daemon did not find it.
+
 ## Differences from Litestream 0.5
 
 - Exit codes tell the class of an error; there it is always 1. A wrong command line exits with 2.

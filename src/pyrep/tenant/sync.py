@@ -175,8 +175,13 @@ class Engine:
                 "the machine was restarted and pyrep had not been stopped cleanly"
             )
         self.state = replace(before.unsealed(), boot_id=boot, wal_print=None)
-        if self.state != before:
+        if self.state == before:
+            return
+        try:
             self.save()
+        except BaseException:
+            self.state = before  # so that the next attempt does not take it for noted
+            raise
 
     def detach(self, *, keep_wal: bool = False) -> None:
         """Close the database without sealing it."""
@@ -233,13 +238,13 @@ class Engine:
     def sync(self) -> bool:
         """Stage all that was committed; return whether there was something."""
         session = self.session or self.attach()
-        if session.rollback:
-            return self._sync_rollback(session)
         wrong = session.foreign_write()
         if wrong:
             self.diff_cause = wrong
             self.detach()
             session = self.attach()
+        if session.rollback:  # also after a replacement: R would block every commit
+            return self._sync_rollback(session)
         staged = self._ship(session)
         if staged:
             self.changed_at = self.clock.monotonic()

@@ -34,6 +34,8 @@ from pyrep.tenant.sync import Engine, fence_hint
 
 __all__ = ["Tenant", "TenantStatus"]
 
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
 _TABLE_SYNC_TXIDS = 1000  # and at each park
 
 
@@ -271,8 +273,15 @@ class Tenant:
                 f"{self.name}: no space left to stage changes in {self.spec.state_path}",
                 hint="Free space there; nothing is lost: pyrep compares every page afterwards.",
             )
-        where = f" ({error.filename})" if error.filename else ""
-        return DatabaseError(f"{self.name}: {error.strerror or error}{where}")
+        where = str(error.filename or "")
+        reason = (error.strerror or str(error)).lower()
+        if error.errno in _NOT_ALLOWED and not where.startswith(self.name):
+            return DatabaseError(
+                f"{self.name}: state directory {self.spec.state_path} cannot be written: {reason}",
+                hint="Give the user that runs pyrep write access there, or set meta-dir to a "
+                "folder in which it has it.",
+            )
+        return DatabaseError(f"{self.name}: {reason}{where and f' ({where})'}")
 
     def park(self, *, force: bool = False) -> bool:
         """Seal and close the database; False if it must stay attached for now."""
