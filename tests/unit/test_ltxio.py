@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,11 +98,17 @@ def test_more_pages_than_one_batch_and_window() -> None:
     assert crcs[2999] == crc64(ltx.pages[3000])
 
 
+def _applied(source: BinaryIO, **named: str) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.truncate(9 * 512)
+        ltxio.apply(source, file.fileno(), **named)
+
+
 READERS: list[Callable[..., Any]] = [
     ltxio.verify,
     ltxio.page_crcs,
     lambda source, **named: list(ltxio.pages(source, **named)),
-    lambda source, **named: ltxio.apply(source, -1, **named),
+    _applied,
 ]
 
 
@@ -153,7 +160,7 @@ def test_apply_a_chain(tmp_path: Path, page_size: int) -> None:
         snapshot(page_size, 6),
         LTX(page_size, 9, {n: page(n + 50, page_size) for n in (1, 3, 4, 7, 8, 9)}, 2, 2),
         LTX(page_size, 3, {2: page(99, page_size)}, 3, 3),
-        LTX(page_size, 5, {5: page(98, page_size)}, 4, 5),
+        LTX(page_size, 5, {4: page(97, page_size), 5: page(98, page_size)}, 4, 5),
     ]
     expected = b""
     path = tmp_path / "db"
@@ -163,6 +170,14 @@ def test_apply_a_chain(tmp_path: Path, page_size: int) -> None:
             header = ltxio.apply(io.BytesIO(encode(ltx)), fd)
             assert header.max_txid == ltx.max_txid
             assert path.read_bytes() == expected
+
+
+def test_growth_without_its_pages_is_refused(tmp_path: Path) -> None:
+    with _new(tmp_path / "db") as fd:
+        ltxio.apply(io.BytesIO(encode(snapshot(512, 3))), fd)
+        short = encode(LTX(512, 5, {5: page(98, 512)}, 2, 2))
+        with pytest.raises(LTXCorruptError, match=r"pages are missing: .* from 3 to 5 pages"):
+            ltxio.apply(io.BytesIO(short), fd)
 
 
 def _opener(data: bytes, calls: list[tuple[int, int]] | None = None) -> ltxio.Opener:
@@ -210,10 +225,12 @@ def test_apply_parallel_on_top_of_a_database(tmp_path: Path) -> None:
 
 
 def test_apply_parallel_of_a_file_without_pages(tmp_path: Path) -> None:
-    data = encode(LTX(512, 4, {}, 3, 4))
+    base, data = encode(snapshot(512, 6)), encode(LTX(512, 4, {}, 3, 4))
     with _new(tmp_path / "db") as fd:
+        ltxio.apply_parallel(_opener(base), len(base), fd, 2)
+        before = (tmp_path / "db").read_bytes()
         ltxio.apply_parallel(_opener(data), len(data), fd, 2)
-    assert (tmp_path / "db").read_bytes() == bytes(2048)
+    assert (tmp_path / "db").read_bytes() == before[:2048]
 
 
 def test_apply_parallel_of_a_file_with_a_rolling_checksum(tmp_path: Path) -> None:

@@ -28,8 +28,10 @@ class _Retry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Say how often and how long: the wait before retry n is ``base * 2**(n-1)`` seconds, at most
-    ``cap``, shortened at random by up to a half so that many tenants do not come back at once.
+    """Say how often a call is tried, and how long the waits between are.
+
+    The wait before retry n is ``base * 2**(n-1)`` seconds, at most ``cap``, shortened at random
+    by up to a half so that many tenants do not come back at once.
     """
 
     attempts: int = 3
@@ -80,10 +82,15 @@ class RetryingClient:
         """Return the replica's place for logs and reports, without any secret."""
         return self._client.url
 
-    def list_ltx(self, level: int, seek: TXID = NO_TXID) -> Iterator[FileInfo]:
+    def list_ltx(
+        self, level: int, seek: TXID = NO_TXID, *, exact_times: bool = False
+    ) -> Iterator[FileInfo]:
         """List a level's files with min TXID >= ``seek``, sorted by (min, max)."""
-        listing = self._retry(lambda: self._client.list_ltx(level, seek))
-        return self._resuming(level, seek, listing)
+
+        def list_from(first: TXID) -> Iterator[FileInfo]:
+            return self._client.list_ltx(level, first, exact_times=exact_times)
+
+        return self._resuming(list_from, seek, self._retry(lambda: list_from(seek)))
 
     def open_ltx(self, info: FileInfo, offset: int = 0, size: int | None = None) -> BinaryIO:
         """Open ``size`` bytes (None: all) of a file from ``offset``."""
@@ -145,7 +152,10 @@ class RetryingClient:
         return not self._clock.wait(self._stop, self._policy.delay(failures, self._rng))
 
     def _resuming(
-        self, level: int, seek: TXID, listing: Iterator[FileInfo] | None
+        self,
+        list_from: Callable[[TXID], Iterator[FileInfo]],
+        seek: TXID,
+        listing: Iterator[FileInfo] | None,
     ) -> Iterator[FileInfo]:
         """Go through a listing; after a failure list again from the last file that was given."""
         last: FileInfo | None = None
@@ -153,11 +163,10 @@ class RetryingClient:
         while True:
             try:
                 if listing is None:
-                    listing = self._client.list_ltx(level, last.min_txid if last else seek)
-                for info in listing:
-                    if last is None or info > last:
-                        last, failures = info, 0
-                        yield info
+                    listing = list_from(last.min_txid if last else seek)
+                for info in _rising(listing, last):
+                    last, failures = info, 0
+                    yield info
             except ReplicaTemporaryError:
                 failures += 1
                 if not self._wait(failures):
@@ -165,6 +174,14 @@ class RetryingClient:
                 listing = None
             else:
                 return
+
+
+def _rising(listing: Iterator[FileInfo], last: FileInfo | None) -> Iterator[FileInfo]:
+    """Yield what comes after ``last``, each file once."""
+    for info in listing:
+        if last is None or info > last:
+            last = info
+            yield info
 
 
 class _ResumingReader(io.RawIOBase):
