@@ -231,70 +231,30 @@ cdef class IndexScan:
     """
 
     cdef Header _header
-    cdef uint64_t _end, _every, _next, _value, _offset
-    cdef uint32_t _last_pgno, _pgno
-    cdef unsigned int _shift, _field
-    cdef size_t _max_frame
-    cdef bint _done
+    cdef ltx_scan _scan
+    cdef uint64_t _every
     cdef readonly list points
 
     def __cinit__(self, Header header not None, uint64_t end, uint64_t every):
         cdef ltx_run run
         _init_run(&run, header, False)
-        self._max_frame = ltx_max_read(&run)
+        memset(&self._scan, 0, sizeof(ltx_scan))
         self._header = header
-        self._end = end
         self._every = every
-        self._offset = LTX_HEADER_BYTES
-        self._next = LTX_HEADER_BYTES
+        self._scan.end = end
+        self._scan.next = LTX_HEADER_BYTES
+        self._scan.offset = LTX_HEADER_BYTES
+        self._scan.max_frame = ltx_max_read(&run)
+        self._scan.commit = header.commit
         self.points = []
 
     cdef object _wrong(self):
         return LTXCorruptError(
-            f"broken page index near page {self._last_pgno}",
+            f"broken page index near page {self._scan.last_pgno}",
             op="index",
             min_txid=self._header.min_txid,
             max_txid=self._header.max_txid,
         )
-
-    cdef int _take(self, uint64_t value) noexcept nogil:
-        """Take one number: 0 go on, 1 a point was reached, -1 wrong."""
-        if self._done:
-            return -1
-        if self._field == 0 and value == 0:
-            self._done = True
-            return 0
-        if self._field == 0:
-            if value <= self._last_pgno or value > self._header.commit:
-                return -1
-            self._pgno = <uint32_t>value
-            self._field = 1
-            return 0
-        if self._field == 1:
-            self._field = 2
-            if value != self._offset:
-                return -1
-            return 1 if value >= self._next else 0
-        self._field = 0
-        if value <= LTX_PAGE_HEADER_BYTES or value > self._max_frame:
-            return -1
-        self._last_pgno = self._pgno
-        self._offset += value
-        return 0 if self._offset <= self._end else -1
-
-    cdef int _feed(self, const uint8_t *data, size_t size, size_t *used) noexcept nogil:
-        cdef int result = 0
-        while result == 0 and used[0] < size:
-            self._value |= <uint64_t>(data[used[0]] & 0x7F) << self._shift
-            self._shift += 7
-            if self._shift > 63:
-                return -1
-            if data[used[0]] < 0x80:
-                result = self._take(self._value)
-                self._value = 0
-                self._shift = 0
-            used[0] += 1
-        return result
 
     def feed(self, data not None) -> None:
         """Take the next bytes of the index, which begins after the terminator of the pages.
@@ -306,17 +266,17 @@ cdef class IndexScan:
         cdef int result
         while used < size:
             with nogil:
-                result = self._feed(&view[0], size, &used)
-            if result < 0:
+                result = ltx_scan_feed(&self._scan, &view[0], size, &used)
+            if result == LTX_SCAN_WRONG:
                 raise self._wrong()
-            if result == 1:
-                self.points.append((self._offset, self._last_pgno))
-                self._next = self._offset + self._every
+            if result == LTX_SCAN_POINT:
+                self.points.append((self._scan.offset, self._scan.last_pgno))
+                self._scan.next = self._scan.offset + self._every
 
     def close(self) -> None:
         """Check that the index was whole and ends where the page block does.
 
         :raises LTXCorruptError: it is not, or does not
         """
-        if not self._done or self._offset != self._end or self._shift:
+        if not self._scan.done or self._scan.offset != self._scan.end or self._scan.shift:
             raise self._wrong()

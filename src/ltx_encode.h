@@ -27,6 +27,7 @@ typedef struct {
     ltx_index index;
     void *state; /* of LZ4 */
     uint8_t *staging;
+    size_t staging_bytes;
     uint32_t salt1, salt2; /* both 0: not checked */
 } ltx_encoder;
 
@@ -144,7 +145,21 @@ static int ltx_check_wal_frame(ltx_encoder *encoder, const uint8_t *frame, uint3
     return LTX_OK;
 }
 
-/* Read `count` adjacent pages to the staging buffer. */
+/* Make the staging buffer large enough for `bytes`, at most LTX_STAGING_BYTES: most files hold a
+ * few pages only, and thousands of tenants write them. */
+static int ltx_staging(ltx_encoder *encoder, size_t bytes)
+{
+    if (bytes > LTX_STAGING_BYTES)
+        bytes = LTX_STAGING_BYTES;
+    if (bytes <= encoder->staging_bytes)
+        return LTX_OK;
+    free(encoder->staging);
+    encoder->staging = malloc(bytes);
+    encoder->staging_bytes = encoder->staging == NULL ? 0 : bytes;
+    return encoder->staging == NULL ? LTX_E_MEMORY : LTX_OK;
+}
+
+/* Read `bytes` of adjacent pages to the staging buffer. */
 static int ltx_stage(ltx_encoder *encoder, int fd, uint64_t offset, size_t bytes, int from_wal)
 {
     ssize_t got = ltx_read(fd, encoder->staging, bytes, offset);
@@ -190,17 +205,13 @@ static int ltx_add_pages(ltx_encoder *encoder, int db_fd, int wal_fd, const uint
 {
     const size_t step = LTX_WAL_FRAME_HEADER + (size_t)encoder->run.page_size;
     const size_t frame = ltx_max_write(&encoder->run);
-    int status = LTX_OK;
-    if (encoder->staging == NULL)
-        encoder->staging = malloc(LTX_STAGING_BYTES);
-    if (encoder->staging == NULL)
-        return LTX_E_MEMORY;
+    int status = ltx_staging(encoder, (count - *next) * step);
     while (status == LTX_OK && *next < count && room - *used >= frame) {
         size_t i = *next, limit = count - i;
         if (limit > (room - *used) / frame)
             limit = (room - *used) / frame;
-        if (limit > LTX_STAGING_BYTES / step)
-            limit = LTX_STAGING_BYTES / step;
+        if (limit > encoder->staging_bytes / step)
+            limit = encoder->staging_bytes / step;
         size_t n = ltx_adjacent(pgnos + i, offsets + i, limit, encoder->run.page_size);
         status = ltx_add_adjacent(encoder, offsets[i] < 0 ? db_fd : wal_fd, pgnos + i, offsets[i],
             n, out, used, crcs == NULL ? NULL : crcs + i);

@@ -1,4 +1,4 @@
-"""Declarations of the C core (ltx_core.h, ltx_encode.h, ltx_merge.h)."""
+"""Declarations of the C core (ltx_core.h, ltx_scan.h, ltx_encode.h, ltx_merge.h)."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -135,3 +135,16 @@ cdef extern from "ltx_merge.h" nogil:
     int ltx_input_tail(ltx_input *input)
     void ltx_input_free(ltx_input *input)
     int ltx_merge_pages(ltx_merger *merger, uint8_t *out, size_t room, size_t *used)
+
+cdef extern from "ltx_scan.h" nogil:
+    enum:
+        LTX_SCAN_POINT
+        LTX_SCAN_WRONG
+
+    ctypedef struct ltx_scan:
+        uint64_t end, next, offset, max_frame
+        uint32_t commit, last_pgno
+        bint done
+        unsigned int shift
+
+    int ltx_scan_feed(ltx_scan *scan, const uint8_t *data, size_t size, size_t *used)

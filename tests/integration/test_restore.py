@@ -171,7 +171,7 @@ def test_a_changed_page_size_with_pages_missing_is_refused(tmp_path):
     history.states[2].changed = lacking
     client = MemoryReplicaClient()
     history.put_singles(client)
-    with pytest.raises(LTXChecksumError, match="have the database checksum"):
+    with pytest.raises(LTXCorruptError, match="from 0 to 7 pages, of 7 new ones the file holds 6"):
         back(client, tmp_path, txid=3)
 
 
@@ -292,6 +292,25 @@ def test_an_object_of_another_size_than_listed_is_refused(client, tmp_path):
         back(client, tmp_path)
 
 
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("split", [False, True])
+def test_a_file_that_lacks_new_pages_is_refused(tmp_path, monkeypatch, ours, split):
+    """Litestream's issue 1198: the database grows, the file does not hold all new pages."""
+    if split:
+        monkeypatch.setattr(apply, "SMALL", 0)
+        monkeypatch.setattr(apply, "LARGE", 0)
+    history = History(ours=ours)
+    history.write({}, 5)
+    history.write({2: history.page()}, 9)
+    history.states[1].changed -= {7}
+    client = MemoryReplicaClient()
+    history.put_singles(client)
+    with pytest.raises(LTXCorruptError, match="from 5 to 9 pages, of 4 new ones the file holds 3"):
+        back(client, tmp_path, threads=2)
+    assert nothing_left(tmp_path)
+    assert back(client, tmp_path, txid=1) == history.image(1)
+
+
 # --- the replica changes or fails meanwhile ---
 
 
@@ -300,10 +319,10 @@ def test_a_vanished_file_is_planned_around(client, history, tmp_path, caplog, ti
     listed = []
     real = client.list_ltx
 
-    def list_ltx(level):
+    def list_ltx(level, **more):
         if level == 0:
             listed.append(1)
-        return real(level)
+        return real(level, **more)
 
     client.list_ltx = list_ltx
     left = [times]
@@ -345,10 +364,10 @@ def test_files_that_vanish_again_and_again_are_an_error(client, tmp_path):
 def test_a_gap_of_one_listing_is_not_believed(client, history, tmp_path):
     real, calls = client.list_ltx, []
 
-    def list_ltx(level):
+    def list_ltx(level, **more):
         calls.append(level)
         hidden = 5 if len(calls) == 1 else 0
-        return (info for info in real(level) if info.max_txid != hidden)
+        return (info for info in real(level, **more) if info.max_txid != hidden)
 
     client.list_ltx = list_ltx
     assert back(client, tmp_path) == history.image(8)

@@ -1,4 +1,9 @@
-"""Whatever happens to a database and to pyrep: every restore is a state that there was."""
+"""Whatever happens to a database and to pyrep: every restore is a state that there was.
+
+A failure tells its story and names a seed: ``PYREP_STATEFUL_SEED=N`` repeats that batch alone,
+``PYREP_STATEFUL_SHRINK=1`` looks for a shorter story.  Kills and writes in the middle of a request
+are races, so a story may need several attempts.
+"""
 
 from __future__ import annotations
 
