@@ -1,0 +1,134 @@
+"""What the stateful test found, each in as few steps as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fixtures.app import App
+from fixtures.rig import Rig
+from pyrep import osfs
+from pyrep.errors import DatabaseError
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    osfs.disarm()
+    rig.close()
+
+
+@pytest.fixture
+def app(rig: Rig, start_app: Callable[..., App]) -> App:
+    app = start_app(rig.db, busy_timeout_ms=200)
+    app.execute("create table t (id integer primary key, a)")
+    app.execute("insert into t (a) values (1)")
+    return app
+
+
+def test_parked_with_a_commit_that_was_not_shipped(rig: Rig, app: App) -> None:
+    rig.ship()
+    app.execute("insert into t (a) values (2)")
+    assert rig.tenant.park(force=True)
+    assert rig.tenant.changed()
+    rig.ship()
+    assert rig.durable == 2
+    rig.expect_equal()
+
+
+def test_parked_twice_with_a_commit_between(rig: Rig, app: App) -> None:
+    rig.ship()
+    assert rig.tenant.park(force=True)
+    app.execute("insert into t (a) values (2)")
+    assert rig.tenant.park(force=True)
+    assert rig.tenant.changed()
+
+
+def test_a_commit_between_the_last_look_and_the_close_wakes(
+    rig: Rig, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.ship()
+    park = rig.tenant._engine.park
+
+    def park_and_commit(*, force: bool) -> bool:
+        done = park(force=force)
+        app.execute("insert into t (a) values (2)")
+        return done
+
+    monkeypatch.setattr(rig.tenant._engine, "park", park_and_commit)
+    assert rig.tenant.park(force=True)
+    assert rig.tenant.changed()
+
+
+def test_parked_without_wal_mode_and_with_a_commit_that_was_not_shipped(
+    tmp_path: Path, start_app: Callable[..., App]
+) -> None:
+    rig = Rig(tmp_path, journal_mode="keep")
+    app = start_app(rig.db, journal_mode="delete", busy_timeout_ms=200)
+    app.execute("create table t (id integer primary key, a)")
+    rig.ship()
+    app.execute("insert into t (a) values (1)")
+    assert rig.tenant.park(force=True)
+    assert rig.tenant.changed()
+    rig.ship()
+    rig.expect_equal()
+    rig.close()
+
+
+@pytest.mark.parametrize("attached_without_wal", [False, True])
+def test_replaced_by_a_file_without_wal_mode_blocks_no_writer(
+    rig: Rig, app: App, start_app: Callable[..., App], tmp_path: Path, attached_without_wal: bool
+) -> None:
+    """The application went back from WAL mode once, so pyrep does not switch again."""
+    rig.ship()
+    rig.tenant.park(force=True)
+    app.execute("pragma journal_mode = delete")
+    rig.ship()
+    rig.tenant.park(force=True)
+    app.execute("pragma journal_mode = wal")
+    rig.ship()
+    if attached_without_wal:
+        rig.tenant.park(force=True)
+        app.execute("pragma journal_mode = delete")
+        rig.ship()
+    app.exit()
+    other = tmp_path / "other.db"
+    start_app(other, journal_mode="delete").execute("create table other (a)")
+    for name in ("-wal", "-shm"):
+        rig.db.with_name(rig.db.name + name).unlink(missing_ok=True)
+    other.rename(rig.db)
+    writer = start_app(rig.db, journal_mode=None, busy_timeout_ms=200)
+    for value in range(3):
+        rig.ship()
+        rig.expect_equal()
+        writer.execute("insert into other values (?)", (value,))
+
+
+def test_a_state_that_cannot_be_saved_at_the_stop_is_an_error_of_ours(rig: Rig, app: App) -> None:
+    rig.ship()
+    rig.tenant.park(force=True)
+    osfs.arm(osfs.parse_failpoints("state.write:1:eio"))
+    with pytest.raises(DatabaseError, match=r"tenant\.db"):
+        rig.tenant.close()
+
+
+def test_no_snapshot_is_uploaded_whose_level_0_file_could_not_be_staged(rig: Rig, app: App) -> None:
+    """Else TXID 2 would name two contents, and later increments would go on from the other."""
+    rig.ship()
+    rig.wipe_replica()
+    rig.restart()
+    osfs.arm(osfs.parse_failpoints("stage.rename:2:eio"))
+    with pytest.raises(DatabaseError):
+        rig.stage()
+    osfs.disarm()
+    rig.upload()
+    app.execute("delete from t")
+    rig.ship()
+    rig.expect_equal(2)
+    app.execute("insert into t (a) values (3)")
+    rig.ship()
+    rig.expect_equal()
+    assert rig.durable == 3
