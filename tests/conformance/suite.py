@@ -27,7 +27,7 @@ from pyrep.ids import MAX_TXID, SNAPSHOT_LEVEL, TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.base import ReplicaClient
 
-__all__ = ["CHECKS", "ODD_PATHS", "Backend", "put", "read"]
+__all__ = ["CHECKS", "ODD_PATHS", "Backend", "listed", "put", "read"]
 
 ODD_PATHS = [
     "",
@@ -126,8 +126,24 @@ def read(client: ReplicaClient, info: FileInfo) -> bytes:
         return stream.read()
 
 
+def listed(client: ReplicaClient, level: int = 0, seek: int = 0) -> list[FileInfo]:
+    """Return a level's files with the times of their headers."""
+    return list(client.list_ltx(level, TXID(seek), exact_times=True))
+
+
 def _info(min_txid: int, max_txid: int | None = None, level: int = 0) -> FileInfo:
     return FileInfo(level, TXID(min_txid), TXID(max_txid if max_txid is not None else min_txid))
+
+
+def _plant(backend: Backend, infos: Sequence[FileInfo]) -> None:
+    """Store many small files of one replica without a client."""
+
+    def plant(info: FileInfo) -> None:
+        data = build_ltx(info.min_txid, info.max_txid, pages={})
+        backend.plant("tenant", backend.name("", info), data)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(plant, infos))
 
 
 def _places(infos: Sequence[FileInfo]) -> list[tuple[int, int]]:
@@ -143,7 +159,7 @@ def check_what_is_written_is_read(backend: Backend) -> None:
     data = build_ltx(3, 7, timestamp_ms=1_700_000_000_123)
     info = put(client, 3, 7, level=1, data=data)
     assert info == FileInfo(1, TXID(3), TXID(7), len(data), 1_700_000_000_123)
-    assert list(client.list_ltx(1)) == [info]
+    assert listed(client, 1) == [info]
     assert read(client, info) == data
     assert backend.objects() == {backend.name("tenant", info): data}
 
@@ -151,7 +167,7 @@ def check_what_is_written_is_read(backend: Backend) -> None:
 def check_another_client_sees_the_same(backend: Backend) -> None:
     info = put(backend.client(), 1)
     other = backend.client()
-    assert list(other.list_ltx(0)) == [info]
+    assert listed(other) == [info]
     assert read(other, info) == build_ltx(1, 1)
 
 
@@ -160,7 +176,7 @@ def check_times_survive_to_the_millisecond(backend: Backend) -> None:
     times = [0, 1, 999, 1_000, 1_700_000_000_001, 1_700_000_000_999, 4_102_444_799_999]
     for txid, time in enumerate(times, 1):
         assert put(client, txid, data=build_ltx(txid, txid, timestamp_ms=time)).timestamp_ms == time
-    assert [info.timestamp_ms for info in client.list_ltx(0)] == times
+    assert [info.timestamp_ms for info in listed(client)] == times
 
 
 def check_a_source_is_read_from_its_offset_to_its_end(backend: Backend) -> None:
@@ -212,7 +228,7 @@ def check_a_failing_source_leaves_the_old_file(backend: Backend) -> None:
     source = _stream(new[:400], OSError("the source's disk"))
     with pytest.raises(OSError, match="the source's disk"):
         client.write_ltx(0, TXID(1), TXID(1), source)
-    assert list(client.list_ltx(0)) == [info]
+    assert listed(client) == [info]
     assert backend.objects() == {backend.name("tenant", info): old}
 
 
@@ -328,15 +344,12 @@ def check_many_files_are_listed_in_order(backend: Backend) -> None:
     client = backend.client()
     places = [(txid, txid) for txid in range(2, 5_002, 2)]
     random.Random(9).shuffle(places)
-    for low, high in places:
-        info = _info(low, high)
-        backend.plant("tenant", backend.name("", info), build_ltx(low, high, pages={}))
+    _plant(backend, [_info(low, high) for low, high in places])
     places.sort()
     found = list(client.list_ltx(0))
     assert len(found) == 2_500
     assert _places(found) == places
-    size = len(build_ltx(2, 2, pages={}))
-    assert {info.size for info in found} == {size}
+    assert {info.size for info in found} == {len(build_ltx(2, 2, pages={}))}
     for seek in (0, 1, 2, 3, 2_000, 2_001, 4_999, 5_000, 5_001, MAX_TXID):
         wanted = [place for place in places if place[0] >= seek]
         assert _places(list(client.list_ltx(0, TXID(seek)))) == wanted, seek
@@ -355,7 +368,7 @@ def check_the_largest_transaction_ids(backend: Backend) -> None:
     client = backend.client()
     info = put(client, MAX_TXID - 1, MAX_TXID)
     assert info.name == "fffffffffffffffe-ffffffffffffffff.ltx"
-    assert list(client.list_ltx(0, TXID(MAX_TXID - 1))) == [info]
+    assert listed(client, 0, MAX_TXID - 1) == [info]
     assert list(client.list_ltx(0, TXID(MAX_TXID))) == []
     assert read(client, info) == build_ltx(MAX_TXID - 1, MAX_TXID)
 
@@ -422,6 +435,10 @@ FOREIGN = [
     "ltx/0000000000000001-0000000000000001.ltx",
     "0/0000000000000001-0000000000000001.ltx",
     "000a/0000000000000001-0000000000000001.ltx",
+    "00/0000000000000001-0000000000000001.ltx",
+    "0000/0000000000000001-0000000000000001.ltx.tmp",
+    "0000/1-1.ltx",
+    "0000/deeper/0000000000000001-0000000000000001.ltx",
     "generations/0123456789abcdef/snapshots/00000000.snapshot.lz4",
 ]
 
@@ -433,7 +450,7 @@ def check_foreign_objects_are_ignored_and_kept(backend: Backend) -> None:
     planted = backend.objects()
     assert len(planted) == len(FOREIGN)
     info = put(client, 1)
-    assert [list(client.list_ltx(level)) for level in range(10)] == [[info]] + [[]] * 9
+    assert [listed(client, level) for level in range(10)] == [[info]] + [[]] * 9
     client.delete_ltx([info, _info(1, level=1)])
     assert backend.objects() == planted
     put(client, 1)
@@ -447,14 +464,13 @@ def check_deleting_what_is_missing_succeeds(backend: Backend) -> None:
     client.delete_ltx([_info(1), _info(1, 2, 9)])
     kept = put(client, 2)
     client.delete_ltx([_info(1), put(client, 3), _info(4)])
-    assert list(client.list_ltx(0)) == [kept]
+    assert listed(client) == [kept]
 
 
 def check_many_files_are_deleted(backend: Backend) -> None:
     client = backend.client()
     infos = [_info(txid) for txid in range(1, 1_205)]
-    for info in infos:
-        backend.plant("tenant", backend.name("", info), build_ltx(1, 1, pages={}))
+    _plant(backend, infos)
     client.delete_ltx(infos[:-2])
     assert _places(list(client.list_ltx(0))) == [(1_203, 1_203), (1_204, 1_204)]
 
@@ -471,7 +487,7 @@ def check_delete_all_is_of_one_replica(backend: Backend) -> None:
         left = [info for level in range(10) for info in backend.client(path).list_ltx(level)]
         assert len(left) == (0 if path == "tenant" else 3), path
     info = put(client, 5)
-    assert list(client.list_ltx(0)) == [info]
+    assert listed(client) == [info]
 
 
 def check_a_write_replaces(backend: Backend) -> None:
@@ -480,7 +496,7 @@ def check_a_write_replaces(backend: Backend) -> None:
     data = build_ltx(1, 1, timestamp_ms=77, pages={1: bytes(512), 2: bytes(512)}, commit=2)
     info = put(client, 1, data=data)
     assert put(client, 1, data=data) == info
-    assert list(client.list_ltx(0)) == [info]
+    assert listed(client) == [info]
     assert backend.objects() == {backend.name("tenant", info): data}
 
 
@@ -493,7 +509,7 @@ def check_create_only_never_replaces(backend: Backend) -> None:
             with pytest.raises(ReplicaExistsError, match="already there") as caught:
                 put(other, 1, data=data, create_only=True)
             assert info.name in str(caught.value)
-    assert list(client.list_ltx(0)) == [info]
+    assert listed(client) == [info]
     assert backend.objects() == {backend.name("tenant", info): first}
     client.delete_ltx([info])
     assert put(client, 1, data=first, create_only=True) == info
@@ -532,7 +548,7 @@ def check_one_client_serves_many_threads(backend: Backend) -> None:
             data = build_ltx(txid, txid)
             info = put(client, txid, data=data, create_only=True)
             assert read(client, info) == data
-            assert info in list(client.list_ltx(0, TXID(txid)))
+            assert info in listed(client, 0, txid)
             if step % 2:
                 client.delete_ltx([info])
         return number
@@ -584,7 +600,7 @@ def check_a_closed_client_is_closed(backend: Backend) -> None:
     for call in calls:
         with pytest.raises(ReplicaPermanentError, match="closed"):
             call()
-    assert list(backend.client().list_ltx(0)) == [info]
+    assert listed(backend.client()) == [info]
 
 
 def check_a_client_describes_itself(backend: Backend) -> None:

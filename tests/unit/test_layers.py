@@ -12,12 +12,13 @@ import pytest
 from fixtures.sources import Module, modules
 
 # A module may import its own package, every lower layer, and in its layer what stands before it.
-# The restore plan is a pure function that tenants use too, so it has a place of its own.
+# The restore plan is a pure function that tenants use too, so it has a place of its own; a tenant
+# compacts through the compactor, which works in the tenant's state directory.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "ids", "units", "clock", "log"),
-    ("_checksum", "_wal", "_ltx", "osfs", "ltxfile", "ltxio"),
+    ("_checksum", "_wal", "_ltx", "osfs", "ltxfile", "ltxgrowth", "ltxio"),
     ("sqlite", "storage", "watch", "schedule", "catalog", "config"),
-    ("restore.plan", "tenant", "restore"),
+    ("restore.plan", "retention", "tenant.statedir", "compactor", "tenant", "restore"),
     ("store",),
     ("daemon",),
     ("cli", "__main__"),
@@ -29,6 +30,8 @@ FENCES: dict[str, tuple[str, ...]] = {
     "click": ("cli",),
     "yaml": ("config.load",),
     "apsw": ("sqlite", "catalog", "restore"),
+    "botocore": ("storage.s3_session",),
+    "urllib3": ("storage.s3_bucket", "storage.s3_errors", "storage.s3_session"),
     "typing_extensions": (),
 }
 TYPES_ONLY = {"_typeshed"}

@@ -118,7 +118,13 @@ def below_url(url: str) -> Search:
 
     :raises ConfigError: the URL is not that of a file replica
     """
-    base = parse_url(url).path
+    parsed = parse_url(url)
+    if parsed.scheme != "file":
+        raise ConfigError(
+            f"replicas of type {parsed.scheme} cannot be searched for databases yet",
+            hint="Restore single databases by their URLs.",
+        )
+    base = parsed.path
     found = []
     for relpath in replica_paths(Path(base)):
         path = os.path.normpath(os.path.join(base, relpath))

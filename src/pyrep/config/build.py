@@ -35,7 +35,6 @@ from pyrep.config.paths import compile_pattern, expand_path
 from pyrep.config.values import Block, Node, Notes, Place, Scalar, is_null, line_hint
 from pyrep.errors import ConfigError
 from pyrep.storage.registry import is_url, parse_url
-from pyrep.units import format_duration
 
 __all__ = ["build_config"]
 
@@ -67,10 +66,14 @@ def build_config(root: Node, notes: Notes, *, source: Path | None, state_dir: Pa
     values = read_block(root, GLOBAL_KEYS, top)
     inherited = {key: values[key] for key in _INHERITED & values.keys()}
     blocks = [_database_block(node, i, top) for i, node in enumerate(_nodes(values), start=1)]
-    dbs = [_database(block, i, inherited, top) for i, block in enumerate(blocks, start=1)]
+    snapshot = _snapshot(values, SnapshotConfig())
+    dbs = [
+        replace(_database(block, i, inherited, top), snapshot=_snapshot(block, snapshot))
+        for i, block in enumerate(blocks, start=1)
+    ]
     fields: dict[str, Any] = {_field(key): value for key, value in values.items() if _is_plain(key)}
     fields |= _sections(values)
-    fields["snapshot"] = _snapshot(values, blocks, top)
+    fields["snapshot"] = snapshot
     own: Path = fields.setdefault("state_dir", state_dir)
     return Config(source=source, dbs=_with_own(dbs, own), warnings=notes.lines(), **fields)
 
@@ -126,29 +129,10 @@ def _sections(values: Mapping[str, object]) -> dict[str, Any]:
     return found
 
 
-def _snapshot(
-    values: Mapping[str, object], blocks: list[dict[str, object]], top: Place
-) -> SnapshotConfig:
-    """Return the one snapshot schedule: the global one, else what the databases agree on."""
-    schedule: dict[str, timedelta] = dict(_as(values.get("snapshot", {}), dict))
-    given = frozenset(schedule)
-    names: dict[str, str] = {}
-    for block in blocks:
-        name = str(block.get("path") or block.get("dir"))
-        section: Mapping[str, timedelta] = _as(block.get("snapshot", {}), dict)
-        for key, value in section.items():
-            if key in given:
-                note = f"the global snapshot.{key} wins: {format_duration(schedule[key])}"
-                top.notes.add(f"dbs[{name}].snapshot.{key}", note)
-            elif schedule.setdefault(key, value) != value:
-                raise ConfigError(
-                    f"conflicting database snapshot {key}s: {names[key]} has "
-                    f"{format_duration(schedule[key])}, {name} has {format_duration(value)}",
-                    hint=f"There is one schedule for all databases: set snapshot.{key} globally.",
-                )
-            else:
-                names.setdefault(key, name)
-    return SnapshotConfig(**schedule)
+def _snapshot(block: Mapping[str, object], default: SnapshotConfig) -> SnapshotConfig:
+    """Return the snapshot schedule of a block; what it does not say is the default's."""
+    section: Mapping[str, timedelta] = _as(block.get("snapshot", {}), dict)
+    return replace(default, **section)
 
 
 def _database_block(node: Node, index: int, top: Place) -> dict[str, object]:
@@ -308,7 +292,7 @@ def _check_url(
             f"replica url has a fragment: {redact_url(url)}",
             "Write %23 for a hash sign in a path.",
         )
-    if url and kind == "file":
+    if url and kind in ("file", "s3"):
         try:
             parse_url(url)
         except ConfigError as exc:

@@ -54,9 +54,8 @@ __all__ = [
 _ZERO = timedelta()
 _NOT_BUILT = "not built yet"
 _LEFT_OVER = "left over from Litestream 0.3"
-_NO_LEVELS = "files stay at level 0, nothing is compacted"
-_NO_SNAPSHOTS = "no snapshots are made on a schedule"
-_NO_DELETES = "nothing is deleted from replicas"
+_RETENTION = "snapshot.retention and l0-retention decide what is deleted"
+_MOST_LEVELS = 8  # level 9 holds the snapshots
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +118,8 @@ def _block(keys: Mapping[str, Key]) -> Reader:
 def _levels(node: Node, place: Place) -> list[dict[str, object]]:
     if not isinstance(node, Items):
         raise refuse("must be a list", node, place)
+    if len(node.nodes) > _MOST_LEVELS:
+        raise refuse(f"must be at most {_MOST_LEVELS} levels", node, place)
     return [_level(item, place.nth(i)) for i, item in enumerate(node.nodes)]
 
 
@@ -199,9 +200,9 @@ REPLICA_KEYS: Mapping[str, Key] = {
     "path": Key(as_text),
     "url": Key(as_secret_url),
     "name": _left_over("a database has one replica, which needs no name"),
-    "retention": _left_over(_NO_DELETES),
-    "retention-check-interval": _left_over(_NO_DELETES),
-    "snapshot-interval": _left_over(_NO_SNAPSHOTS),
+    "retention": _left_over(_RETENTION),
+    "retention-check-interval": _left_over(_RETENTION),
+    "snapshot-interval": _left_over("snapshot.interval decides when snapshots are made"),
     **_COMMON_KEYS,
 }
 OPTION_KEYS: Mapping[str, Key] = {
@@ -282,7 +283,7 @@ DATABASE_KEYS: Mapping[str, Key] = {
     "pattern": Key(as_text),
     "recursive": Key(as_bool),
     "watch": Key(as_bool),
-    "snapshot": _unbuilt(_block(_SNAPSHOT_KEYS), _NO_SNAPSHOTS, {}),
+    "snapshot": Key(_block(_SNAPSHOT_KEYS)),
     "meta-path": Key(as_path),
     "meta-dir": Key(as_path),
     "monitor-interval": Key(as_duration),
@@ -307,15 +308,19 @@ GLOBAL_KEYS: Mapping[str, Key] = {
     "addr": _unbuilt(as_text, "no metrics are served", ""),
     "mcp-addr": _unbuilt(as_text, "no MCP server is started", ""),
     "socket": Key(_block(_SOCKET_KEYS)),
-    "levels": _unbuilt(_levels, _NO_LEVELS),
-    "snapshot": _unbuilt(_block(_SNAPSHOT_KEYS), _NO_SNAPSHOTS, {}),
+    "levels": Key(_levels),
+    "snapshot": Key(_block(_SNAPSHOT_KEYS)),
     "validation": _unbuilt(
         _block({"interval": Key(as_duration)}), "replicas are not validated on a schedule", {}
     ),
-    "l0-retention": _unbuilt(_not_negative, _NO_DELETES, _ZERO),
-    "l0-retention-check-interval": _unbuilt(_positive, _NO_DELETES),
-    "verify-compaction": _unbuilt(as_bool, _NO_LEVELS, False),
-    "retention": Key(_block({"enabled": _unbuilt(as_bool, _NO_DELETES, False)})),
+    "l0-retention": Key(_not_negative),
+    "l0-retention-check-interval": Key(_positive),
+    "verify-compaction": _unbuilt(
+        as_bool,
+        "every input is verified while it is compacted, the result is not read again",
+        False,
+    ),
+    "retention": Key(_block({"enabled": Key(as_bool)})),
     "heartbeat-url": _unbuilt(_http_url, "no heartbeats are sent", None),
     "heartbeat-interval": _unbuilt(
         at_least(timedelta(minutes=1), as_duration, "must be at least 1 minute"),

@@ -113,6 +113,14 @@ class ReplicaConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotConfig:
+    """Say how often snapshots are made and how long they stay."""
+
+    interval: timedelta = timedelta(hours=24)
+    retention: timedelta = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseConfig:
     """Describe one entry of ``dbs``: a single database (``path``) or a directory (``dir``).
 
@@ -140,6 +148,7 @@ class DatabaseConfig:
     idle_timeout: timedelta = timedelta(seconds=60)
     journal_mode: str = "convert"
     same_host: bool = False
+    snapshot: SnapshotConfig = SnapshotConfig()
     replica: ReplicaConfig = ReplicaConfig()
     excluded: tuple[Path, ...] = ()
     state_roots: tuple[Path, ...] = ()
@@ -156,14 +165,6 @@ class CompactionLevel:
 
     level: int
     interval: timedelta
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotConfig:
-    """Say how often snapshots are made and how long they stay."""
-
-    interval: timedelta = timedelta(hours=24)
-    retention: timedelta = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,10 +109,13 @@ def plan_restore(
     :raises TXNotAvailableError: the wanted state is not there
     :raises LTXGapError: it lies beyond a gap
     """
+    exact_times = timestamp_ms is not None
     try:
-        return plan(list_files(client), txid=txid, timestamp_ms=timestamp_ms)
+        files = list_files(client, exact_times=exact_times)
+        return plan(files, txid=txid, timestamp_ms=timestamp_ms)
     except LTXGapError:
-        return plan(list_files(client), txid=txid, timestamp_ms=timestamp_ms)
+        files = list_files(client, exact_times=exact_times)
+        return plan(files, txid=txid, timestamp_ms=timestamp_ms)
 
 
 def restore(

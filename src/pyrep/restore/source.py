@@ -33,14 +33,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def list_files(client: ReplicaClient) -> list[FileInfo]:
-    """List all levels of a replica.
+def list_files(client: ReplicaClient, *, exact_times: bool = False) -> list[FileInfo]:
+    """List all levels of a replica; ``exact_times`` as :class:`ReplicaClient` has it.
 
     Level 0 comes first: a file is deleted only after a higher level holds its pages, so what
     disappears between two listings is found again in a later one, and no gap is seen that
     is none.
     """
-    return [info for level in range(SNAPSHOT_LEVEL + 1) for info in client.list_ltx(level)]
+    return [
+        info
+        for level in range(SNAPSHOT_LEVEL + 1)
+        for info in client.list_ltx(level, exact_times=exact_times)
+    ]
 
 
 def in_order(

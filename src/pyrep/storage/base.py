@@ -52,8 +52,14 @@ class ReplicaClient(Protocol):
     def url(self) -> str:
         """Return the replica's place for logs and reports, without any secret."""
 
-    def list_ltx(self, level: int, seek: TXID = NO_TXID) -> Iterator[FileInfo]:
-        """List a level's files with min TXID >= ``seek``, sorted by (min, max)."""
+    def list_ltx(
+        self, level: int, seek: TXID = NO_TXID, *, exact_times: bool = False
+    ) -> Iterator[FileInfo]:
+        """List a level's files with min TXID >= ``seek``, sorted by (min, max).
+
+        ``exact_times``: the times are those of the files' headers.  Else a storage that would
+        need a request for each may give its own, of when the file was stored.
+        """
 
     def open_ltx(self, info: FileInfo, offset: int = 0, size: int | None = None) -> BinaryIO:
         """Open ``size`` bytes (None: all) of a file from ``offset``.

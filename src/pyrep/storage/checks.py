@@ -79,7 +79,8 @@ class IncomingFile:
 
     The header is looked at before the first chunk is given out; after the last one, the total is
     compared with what the source had when it can tell (a seekable one can).  Errors of the
-    source itself pass through as they are: they are not the storage's.
+    source itself pass through as they are: they are not the storage's.  ``expected`` is the total
+    as far as the source can tell it, else None.
     """
 
     def __init__(self, path: str, info: FileInfo, source: BinaryIO) -> None:
@@ -90,7 +91,7 @@ class IncomingFile:
         self._path = path
         self._info = info
         self._source = source
-        self._expected = _remaining(source)
+        self.expected = _remaining(source)
         self._first = self._read_head()
         self.timestamp_ms = self._check_head()
         self.size = 0
@@ -106,8 +107,8 @@ class IncomingFile:
             self.size += len(chunk)
             yield chunk
             chunk = self._source.read(CHUNK_SIZE)
-        if self._expected is not None and self.size != self._expected:
-            raise self._corrupt(f"source gave {self.size} of {self._expected} bytes")
+        if self.expected is not None and self.size != self.expected:
+            raise self._corrupt(f"source gave {self.size} of {self.expected} bytes")
         if self.size < MIN_LTX_SIZE:
             raise self._corrupt(f"source of {self.size} bytes is too short for an ltx file")
 

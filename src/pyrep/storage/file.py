@@ -90,7 +90,9 @@ class FileReplicaClient:
         """Return the replica's place for logs and reports."""
         return Path(self._root).as_uri()
 
-    def list_ltx(self, level: int, seek: TXID = NO_TXID) -> Iterator[FileInfo]:
+    def list_ltx(
+        self, level: int, seek: TXID = NO_TXID, *, exact_times: bool = False
+    ) -> Iterator[FileInfo]:
         """List a level's files with min TXID >= ``seek``, sorted by (min, max)."""
         self._check_usable()
         check_level(self._root, level)

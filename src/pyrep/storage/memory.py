@@ -61,7 +61,9 @@ class MemoryReplicaClient:
         """Return the replica's place for logs and reports, without any secret."""
         return f"memory://{self._prefix.removesuffix('/')}"
 
-    def list_ltx(self, level: int, seek: TXID = NO_TXID) -> Iterator[FileInfo]:
+    def list_ltx(
+        self, level: int, seek: TXID = NO_TXID, *, exact_times: bool = False
+    ) -> Iterator[FileInfo]:
         """List a level's files with min TXID >= ``seek``, sorted by (min, max)."""
         self._begin("list", None)
         check_level(self.url, level)

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from pyrep.clock import Clock
@@ -16,6 +17,8 @@ from pyrep.errors import ConfigError
 from pyrep.storage.base import ReplicaClient
 from pyrep.storage.file import FileReplicaClient
 from pyrep.storage.retry import RetryingClient, RetryPolicy
+from pyrep.storage.s3_url import parse_s3_url
+from pyrep.storage.shared import Closeable, Shared
 
 __all__ = ["ReplicaSpec", "ReplicaURL", "connect", "is_url", "parse_url", "registered"]
 
@@ -23,7 +26,6 @@ _IS_URL = re.compile(r"\w+://")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # Litestream's types that have no client here yet; each scheme with its type.
 _NOT_BUILT = {
-    "s3": "s3",
     "gs": "gs",
     "abs": "abs",
     "sftp": "sftp",
@@ -66,13 +68,15 @@ def is_url(text: str) -> bool:
 def parse_url(url: str) -> ReplicaURL:
     """Read a replica URL.
 
-    :raises ConfigError: no scheme, one without a client, or a URL that names no file path
+    :raises ConfigError: no scheme, one without a client, or a URL that names no place
     """
     if not is_url(url):
         raise ConfigError(f"replica url scheme required: {url}")
     scheme = url.partition("://")[0].lower()
     if scheme == "file":
         return ReplicaURL(scheme, _file_path(url))
+    if scheme == "s3":
+        return ReplicaURL(scheme, parse_s3_url(url).path)
     if scheme in _NOT_BUILT:
         raise _not_built(_NOT_BUILT[scheme])
     raise ConfigError(f'unsupported replica URL scheme: "{scheme}"')
@@ -115,7 +119,7 @@ def registered(kind: str, factory: Factory) -> Iterator[None]:
 def _not_built(kind: str) -> ConfigError:
     return ConfigError(
         f"replica type {kind} is not built yet",
-        hint="This version writes to directories only: use a path or a file:// URL.",
+        hint="This version writes to directories (file) and to S3 storages (s3).",
     )
 
 
@@ -133,6 +137,20 @@ def _connect_file(spec: ReplicaSpec) -> ReplicaClient:
     if "\0" in path:
         raise ConfigError(f"file replica path has a NUL character: {path!r}")
     return FileReplicaClient(path)
+
+
+def _connect_s3(spec: ReplicaSpec) -> ReplicaClient:
+    """Build a client on the session of its endpoint and credential, loaded at the first use."""
+    from pyrep.storage.s3 import S3ReplicaClient
+    from pyrep.storage.s3_config import s3_settings
+    from pyrep.storage.s3_session import S3Session
+
+    settings = s3_settings(url=spec.url, path=spec.path, options=spec.options, environ=os.environ)
+    account = settings.account
+    session = _sessions.acquire(account, lambda: S3Session(account))
+    return S3ReplicaClient(
+        settings, cast(S3Session, session), release=lambda: _sessions.release(account)
+    )
 
 
 def _file_path(url: str) -> str:
@@ -160,4 +178,6 @@ def _file_path(url: str) -> str:
     return "/" + posixpath.normpath(path).lstrip("/")
 
 
-_factories: dict[str, Factory] = {"file": _connect_file}
+_factories: dict[str, Factory] = {"file": _connect_file, "s3": _connect_s3}
+# What the clients of one endpoint and credential have in common, whatever its type.
+_sessions: Shared[Closeable] = Shared()

@@ -198,12 +198,12 @@ def test_the_key_of_a_single_database_is_as_configured(tmp_path: Path) -> None:
     text = """
 dbs:
   - {path: /x.db, replica: {type: s3, bucket: b, path: /odd//path/}}
-  - {path: /y.db, replica: {url: "s3://b//p/?x=1"}}
+  - {path: /y.db, replica: {url: "s3://b//p/?region=x"}}
   - {path: /z.db, replica: {type: s3, bucket: b}}
 """
     tenants = expand(loads(text)).tenants
     assert [tenant.replica.path for tenant in tenants] == ["/odd//path/", "", ""]
-    assert tenants[1].replica.url == "s3://b//p/?x=1"
+    assert tenants[1].replica.url == "s3://b//p/?region=x"
     assert {tenant.relpath for tenant in tenants} == {None}
 
 

@@ -115,7 +115,7 @@ def test_keys_and_defaults_are_those_of_the_model(heading: str) -> None:
     model = {key: shown(key, value) for key, value in defaults(SECTIONS[heading]).items()}
     assert {key: documented[key]["Default"] for key in model} == model
     extra = {
-        "Databases": {"directory", "replicas", "snapshot", "max-checkpoint-page-count"},
+        "Databases": {"directory", "replicas", "max-checkpoint-page-count"},
         "Replicas": set(REPLICA_KEYS) - set(model),
     }.get(heading, set())
     assert set(documented) == set(model) | extra
@@ -270,7 +270,7 @@ heartbeat-url: https://h
         "permissions": "0o600",
     }
     first, second = shown_config["dbs"]  # type: ignore[misc]
-    gone = {"directory", "replicas", "snapshot", "max-checkpoint-page-count"}
+    gone = {"directory", "replicas", "max-checkpoint-page-count"}
     assert set(first) == set(DATABASE_KEYS) - gone - {"path", "meta-path"}
     assert set(second) == set(DATABASE_KEYS) - gone - {"dir", "meta-dir", "pattern"} - {
         "recursive",

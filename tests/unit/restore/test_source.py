@@ -244,9 +244,9 @@ def test_levels_are_listed_from_zero_up():
     client = MemoryReplicaClient()
     levels = client.list_ltx
 
-    def list_ltx(level):
+    def list_ltx(level, **more):
         seen.append(level)
-        return levels(level)
+        return levels(level, **more)
 
     client.list_ltx = list_ltx
     assert list_files(client) == []

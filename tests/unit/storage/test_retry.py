@@ -263,9 +263,11 @@ class _BreakingList(MemoryReplicaClient):
         self.given = given
         self.seeks: list[int] = []
 
-    def list_ltx(self, level: int, seek: TXID = NO_TXID) -> Iterator[FileInfo]:
+    def list_ltx(
+        self, level: int, seek: TXID = NO_TXID, *, exact_times: bool = False
+    ) -> Iterator[FileInfo]:
         self.seeks.append(int(seek))
-        return self._broken(list(super().list_ltx(level, seek)))
+        return self._broken(list(super().list_ltx(level, seek, exact_times=exact_times)))
 
     def _broken(self, infos: Sequence[FileInfo]) -> Iterator[FileInfo]:
         yield from infos[: self.given]

@@ -1,0 +1,291 @@
+"""A replica in a bucket of S3, or of a storage that speaks its protocol."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from itertools import islice
+from typing import BinaryIO
+
+from pyrep.clock import from_ms
+from pyrep.errors import LTXNotFoundError, ReplicaPermanentError, ReplicaTemporaryError
+from pyrep.ids import TXID
+from pyrep.ltxfile import FileInfo, parse_name
+from pyrep.storage.base import NO_TXID, Capabilities
+from pyrep.storage.checks import IncomingFile, check_file, check_level, check_range
+from pyrep.storage.layout import LEVELS, hex_level_path, hex_ltx_path
+from pyrep.storage.s3_bucket import BATCH, Answer, BodyReader, S3Bucket
+from pyrep.storage.s3_config import S3Settings
+from pyrep.storage.s3_session import S3Session
+from pyrep.storage.s3_upload import upload
+from pyrep.storage.s3_xml import ListedObject
+
+__all__ = ["S3ReplicaClient"]
+
+_METADATA = "x-amz-meta-litestream-timestamp"
+_READ_BUFFER = 64 << 10
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[-+]\d\d:\d\d)\Z", re.ASCII | re.IGNORECASE
+)
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)\Z", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class S3ReplicaClient:
+    """Keep the LTX files of one replica path in a bucket.
+
+    Only the bucket and the path are this client's own; connections, credentials and what is
+    known of the server belong to the session.  ``release`` is called once, by ``close``.
+    """
+
+    scheme = "s3"
+
+    def __init__(
+        self, settings: S3Settings, session: S3Session, *, release: Callable[[], None]
+    ) -> None:
+        self._bucket = S3Bucket(settings, session)
+        self._release = release
+        self._closed = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what the storage can do, as far as is known by now."""
+        facts = self._bucket.facts
+        return Capabilities(
+            connections=self._bucket.settings.concurrency,
+            conditional_put=facts.conditional_put is not False,
+            batch_delete=facts.batch_delete is not False,
+        )
+
+    @property
+    def url(self) -> str:
+        """Return the replica's place for logs and reports, without any secret."""
+        return self._bucket.where(self._bucket.settings.path)
+
+    def list_ltx(
+        self, level: int, seek: TXID = NO_TXID, *, exact_times: bool = False
+    ) -> Iterator[FileInfo]:
+        """List a level's files with min TXID >= ``seek``, sorted by (min, max).
+
+        The times are those of the uploads; with ``exact_times`` those of the headers, which costs
+        one request per file.
+        """
+        self._check_usable()
+        check_level(self.url, level)
+        found = self._list(level, seek)
+        return self._with_times(found) if exact_times else found
+
+    def open_ltx(self, info: FileInfo, offset: int = 0, size: int | None = None) -> BinaryIO:
+        """Open ``size`` bytes (None: all) of a file from ``offset``.
+
+        :raises LTXNotFoundError: no such file
+        :raises LTXCorruptError: the range lies past the file's end
+        """
+        self._check_usable()
+        check_file(self.url, info.level, info.min_txid, info.max_txid)
+        key = self._key(info)
+        where = self._bucket.where(key)
+        if offset < 0 or (size is not None and size < 0):
+            check_range(where, info, offset, size, 0)
+        if size == 0:
+            check_range(where, info, offset, size, self._size(info))
+            return io.BytesIO()
+        return self._open(info, key, offset, size)
+
+    def write_ltx(
+        self,
+        level: int,
+        min_txid: TXID,
+        max_txid: TXID,
+        source: BinaryIO,
+        *,
+        create_only: bool = False,
+    ) -> FileInfo:
+        """Store a whole LTX file read from ``source`` (from its current offset to its end).
+
+        :raises ReplicaExistsError: ``create_only`` and a file of that name is there
+        """
+        self._check_usable()
+        info = check_file(self.url, level, min_txid, max_txid)
+        key = self._key(info)
+        incoming = IncomingFile(self._bucket.where(key), info, source)
+        metadata = {_METADATA: _format_time(incoming.timestamp_ms)}
+        upload(self._bucket, key, incoming, metadata, create_only=create_only)
+        return replace(info, size=incoming.size, timestamp_ms=incoming.timestamp_ms)
+
+    def delete_ltx(self, infos: Sequence[FileInfo]) -> None:
+        """Delete files; one that is missing counts as deleted.
+
+        Stops at the first error; what was deleted before it stays deleted.
+        """
+        self._check_usable()
+        for info in infos:
+            check_file(self.url, info.level, info.min_txid, info.max_txid)
+        self._bucket.delete([self._key(info) for info in infos])
+
+    def delete_all(self) -> None:
+        """Delete every LTX file below the replica path."""
+        self._check_usable()
+        for level in LEVELS:
+            self.delete_ltx(list(self._list(level, NO_TXID)))
+
+    def close(self) -> None:
+        """Make further calls errors; streams that are open stay usable."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise ReplicaPermanentError(f"{self.url}: the client is closed")
+
+    def _key(self, info: FileInfo) -> str:
+        # Litestream joins like this, whatever the path: one without a path begins with a slash.
+        ltx_path = hex_ltx_path(info.level, info.min_txid, info.max_txid)
+        return f"{self._bucket.settings.path}/{ltx_path}"
+
+    # --- listing ----------------------------------------------------------------------------------
+
+    def _list(self, level: int, seek: TXID) -> Iterator[FileInfo]:
+        prefix = f"{self._bucket.settings.path}/{hex_level_path(level)}/"
+        after = f"{prefix}{seek:016x}" if seek else ""
+        last: FileInfo | None = None
+        for item in self._bucket.list_objects(prefix, after):
+            info = _file_info(level, item, prefix)
+            if info is None or info.min_txid < seek:
+                continue
+            if last is not None and not last < info:
+                raise ReplicaPermanentError(
+                    f"{self._bucket.where(prefix)}: cannot list: the storage lists "
+                    f"{info.name} after {last.name}",
+                    hint="A replica needs a bucket whose listings are sorted by key.",
+                )
+            last = info
+            yield info
+
+    def _with_times(self, found: Iterator[FileInfo]) -> Iterator[FileInfo]:
+        while batch := list(islice(found, BATCH)):
+            workers = self._bucket.session.workers()
+            for info in workers.map(self._exact, batch):
+                if info is not None:
+                    yield info
+
+    def _exact(self, info: FileInfo) -> FileInfo | None:
+        """Return a file with the time of its header, None if it is gone by now."""
+        answer = self._bucket.head("look at", self._key(info))
+        if answer is None:
+            return None
+        time = _parse_time(answer.headers.get(_METADATA, ""))
+        return info if time is None else replace(info, timestamp_ms=time)
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def _open(self, info: FileInfo, key: str, offset: int, size: int | None) -> BinaryIO:
+        where = self._bucket.where(key)
+        ranged = offset > 0 or size is not None
+        headers = {"range": f"bytes={offset}-{'' if size is None else offset + size - 1}"}
+        answer, response = self._bucket.stream("read", key, headers if ranged else {}, (404, 416))
+        if response is None and answer.status == 404:
+            if answer.error.code == "NoSuchBucket":
+                raise ReplicaPermanentError(
+                    f"{where}: cannot read: there is no such bucket",
+                    hint="Create the bucket, or correct its name.",
+                )
+            raise self._not_found(info)
+        if response is None:
+            if check_range(where, info, offset, size, self._size(info)) == 0:
+                return io.BytesIO()  # what follows the last byte
+            raise ReplicaTemporaryError(f"{where}: cannot read: the storage refused a good range")
+        try:
+            length = _promised(where, answer, info, offset, size)
+        except BaseException:
+            response.close()
+            raise
+        return io.BufferedReader(BodyReader(response, where, length), _READ_BUFFER)
+
+    def _size(self, info: FileInfo) -> int:
+        key = self._key(info)
+        answer = self._bucket.head("read", key)
+        if answer is None:
+            raise self._not_found(info)
+        return _length(self._bucket.where(key), answer)
+
+    def _not_found(self, info: FileInfo) -> LTXNotFoundError:
+        return LTXNotFoundError(
+            "no such ltx file",
+            op="open",
+            path=self._bucket.where(self._key(info)),
+            level=info.level,
+            min_txid=info.min_txid,
+            max_txid=info.max_txid,
+        )
+
+
+def _file_info(level: int, item: ListedObject, prefix: str) -> FileInfo | None:
+    """Return the LTX file that an object is, or None.
+
+    Servers differ in how they encode a listing, so only the last element of a key is read, which
+    no encoding changes, and the depth of the key compared.
+    """
+    txids = parse_name(item.key.rpartition("/")[2])
+    if txids is None or item.key.count("/") != prefix.count("/"):
+        return None
+    return FileInfo(level, *txids, item.size, _parse_time(item.modified) or 0)
+
+
+def _length(where: str, answer: Answer) -> int:
+    text = answer.headers.get("content-length", "")
+    if not text.isdecimal():
+        raise ReplicaTemporaryError(f"{where}: cannot read: the answer does not say its length")
+    return int(text)
+
+
+def _promised(where: str, answer: Answer, info: FileInfo, offset: int, size: int | None) -> int:
+    """Return how many bytes the body of an answer is to have; check that they are those wanted."""
+    length = _length(where, answer)
+    if answer.status == 200:
+        if offset or (size is not None and size != length):
+            raise ReplicaTemporaryError(
+                f"{where}: cannot read: the storage gave {length} bytes instead of a range"
+            )
+        return length
+    text = answer.headers.get("content-range", "")
+    match = _CONTENT_RANGE.match(text)
+    if match is None:
+        raise ReplicaTemporaryError(f"{where}: cannot read: the storage gave range {text!r}")
+    first, last, total = map(int, match.groups())
+    wanted = check_range(where, info, offset, size, total)
+    if first != offset or last != offset + wanted - 1 or length != wanted:
+        raise ReplicaTemporaryError(
+            f"{where}: cannot read: the storage gave range {text!r} with {length} bytes, "
+            f"{wanted} from {offset} were wanted"
+        )
+    return wanted
+
+
+def _format_time(ms: int) -> str:
+    """Return a time as Go's RFC3339Nano."""
+    moment = from_ms(ms)
+    fraction = f".{ms % 1000:03d}".rstrip("0") if ms % 1000 else ""
+    return f"{moment:%Y-%m-%dT%H:%M:%S}{fraction}Z"
+
+
+def _parse_time(text: str) -> int | None:
+    """Read RFC 3339 or an HTTP date; return milliseconds since the epoch, None for other text."""
+    match = _TIME.match(text)
+    try:
+        if match is None:
+            moment, fraction = parsedate_to_datetime(text), ""
+        else:
+            zone = match[3].upper().replace("Z", "+00:00")
+            moment, fraction = datetime.fromisoformat(match[1] + zone), match[2] or ""
+    except (ValueError, TypeError):
+        return None
+    if moment.tzinfo is None:
+        return None
+    whole = (moment - _EPOCH) // timedelta(seconds=1) * 1000
+    return max(0, whole + int(f"{fraction:0<3}"[:3]))

@@ -1,0 +1,294 @@
+"""The requests that pyrep makes of a bucket: answers checked, failures classified."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import logging
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import urllib3
+
+from pyrep.errors import ReplicaError, ReplicaPermanentError, ReplicaTemporaryError
+from pyrep.storage.s3_config import S3Settings
+from pyrep.storage.s3_errors import is_unsupported, network_error, refused, server_error
+from pyrep.storage.s3_session import Call, S3Session
+from pyrep.storage.s3_xml import (
+    ListedObject,
+    ServerError,
+    delete_document,
+    parse_deletion,
+    parse_error,
+    parse_page,
+)
+
+__all__ = ["BATCH", "Answer", "BodyReader", "S3Bucket", "unreadable"]
+
+log = logging.getLogger(__name__)
+
+BATCH = 1000
+_MAX_ERROR = 64 << 10
+_MAX_DOCUMENT = 16 << 20
+_EXPIRED = frozenset(("ExpiredToken", "TokenRefreshRequired", "InvalidToken"))
+_NOT_FOUND = 404
+_NO_ERROR = ServerError()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Hold a whole answer; ``error`` is what its body says if it is no success."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    error: ServerError = _NO_ERROR
+
+
+class S3Bucket:
+    """Talk to one bucket as one replica is configured to."""
+
+    def __init__(self, settings: S3Settings, session: S3Session) -> None:
+        self.settings = settings
+        self.session = session
+        self.facts = session.facts
+
+    def where(self, key: str = "") -> str:
+        """Return the name of an object, or of the bucket, for messages."""
+        return f"s3://{self.settings.bucket}/{key}" if key else f"s3://{self.settings.bucket}"
+
+    def request(
+        self,
+        op: str,
+        method: str,
+        key: str = "",
+        *,
+        query: tuple[tuple[str, str], ...] = (),
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        accept: Sequence[int] = (),
+    ) -> Answer:
+        """Send a request and read its answer: a success (2xx) or a status in ``accept``.
+
+        :raises ReplicaError: any other answer, or none
+        """
+        call = self._call(op, method, key, query, headers, body)
+        answer = self._read(call, self.session.send(call))
+        if answer.status // 100 == 2 or answer.status in accept:
+            return answer
+        raise server_error(call.where, op, answer.status, answer.error)
+
+    def stream(
+        self, op: str, key: str, headers: Mapping[str, str], accept: Sequence[int]
+    ) -> tuple[Answer, urllib3.BaseHTTPResponse | None]:
+        """Begin to read an object: the answer without its body, and the body of a 200 or 206.
+
+        :raises ReplicaError: the status is none of these and not in ``accept``
+        """
+        call = self._call(op, "GET", key, (), {**self.settings.key_headers, **headers}, b"")
+        response = self.session.send(call)
+        if response.status in (200, 206):
+            return Answer(response.status, response.headers, b""), response
+        answer = self._read(call, response)
+        if answer.status not in accept:
+            raise server_error(call.where, op, answer.status, answer.error)
+        return answer, None
+
+    def head(self, op: str, key: str) -> Answer | None:
+        """Return an object's headers, or None if there is none."""
+        answer = self.request(
+            op, "HEAD", key, headers=self.settings.key_headers, accept=(_NOT_FOUND,)
+        )
+        return answer if answer.status != _NOT_FOUND else None
+
+    def list_objects(self, prefix: str, after: str = "") -> Iterator[ListedObject]:
+        """List the objects whose keys begin with ``prefix`` and come after ``after``."""
+        query = [("list-type", "2"), ("prefix", prefix), ("encoding-type", "url")]
+        if after:
+            query.append(("start-after", after))
+        token = ""
+        while True:
+            pairs = (*query, ("continuation-token", token)) if token else tuple(query)
+            answer = self.request("list", "GET", query=tuple(sorted(pairs)))
+            try:
+                page = parse_page(answer.body)
+            except ValueError as error:
+                raise unreadable(self.where(prefix), "list", error) from error
+            yield from page.objects
+            if not page.truncated:
+                return
+            if not page.token or page.token == token:
+                raise unreadable(self.where(prefix), "list", "the listing does not go on")
+            token = page.token
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; a missing one counts as deleted.
+
+        The endpoint's first delete is proven by a look: some providers answer a batch with
+        success and keep the objects.
+
+        :raises ReplicaError: one of them could not be deleted, or the answer leaves one out
+        """
+        for start in range(0, len(keys), BATCH):
+            batch = keys[start : start + BATCH]
+            if len(batch) == 1 or self.facts.batch_delete is False:
+                self._delete_each(batch)
+                continue
+            done = self._delete_batch(batch)
+            if not done or (self.facts.batch_delete is None and self._is_there(batch[0])):
+                self.facts.batch_delete = False
+                log.warning(
+                    "storage does not delete in batches, objects are deleted one by one",
+                    extra={"replica": self.where()},
+                )
+                self._delete_each(batch)
+                self._prove_gone(batch[0])
+            else:
+                self.facts.batch_delete = True
+
+    def _delete_each(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.request("delete", "DELETE", key, accept=(_NOT_FOUND,))
+            if not self.facts.single_delete:
+                self._prove_gone(key)
+                self.facts.single_delete = True
+
+    def _delete_batch(self, keys: Sequence[str]) -> bool:
+        """Delete up to 1,000 objects at once; return False if the server cannot do that."""
+        body = delete_document(keys)
+        answer = self.request(
+            "delete",
+            "POST",
+            query=(("delete", ""),),
+            headers=self._integrity(body),
+            body=body,
+            accept=(405, 501),
+        )
+        if is_unsupported(answer.status, answer.error):
+            return False
+        try:
+            result = parse_deletion(answer.body)
+        except ValueError as error:
+            raise unreadable(self.where(), "delete", error) from error
+        for key, reason in result.errors.items():
+            if reason.code != "NoSuchKey":
+                raise refused(self.where(key), "delete", reason)
+        missing = set(keys) - result.deleted - set(result.errors)
+        if missing:
+            raise ReplicaTemporaryError(
+                f"{self.where(min(missing))}: the storage did not say that it was deleted "
+                f"({len(missing)} of {len(keys)} objects)"
+            )
+        return True
+
+    def _integrity(self, body: bytes) -> dict[str, str]:
+        headers = {"content-type": "application/xml"}
+        if self.settings.content_md5:
+            digest = hashlib.md5(body, usedforsecurity=False).digest()
+            return headers | {"content-md5": base64.b64encode(digest).decode()}
+        crc = zlib.crc32(body).to_bytes(4, "big")
+        return headers | {"x-amz-checksum-crc32": base64.b64encode(crc).decode()}
+
+    def _is_there(self, key: str) -> bool:
+        return self.head("look at", key) is not None
+
+    def _prove_gone(self, key: str) -> None:
+        if self._is_there(key):
+            raise ReplicaPermanentError(
+                f"{self.where(key)}: the storage said that it was deleted, and it is still there",
+                hint="Find out whether the bucket forbids deletion, and what its provider says.",
+            )
+
+    def _call(
+        self,
+        op: str,
+        method: str,
+        key: str,
+        query: tuple[tuple[str, str], ...],
+        headers: Mapping[str, str] | None,
+        body: bytes,
+    ) -> Call:
+        settings = self.settings
+        return Call(
+            op,
+            self.where(key),
+            method,
+            settings.bucket,
+            key,
+            query,
+            headers or {},
+            body,
+            settings.path_style,
+            settings.sign_payload,
+        )
+
+    def _read(self, call: Call, response: urllib3.BaseHTTPResponse) -> Answer:
+        """Read a whole answer and learn what it says of region and credentials."""
+        good = response.status // 100 == 2
+        limit = _MAX_DOCUMENT if good else _MAX_ERROR
+        try:
+            body = response.read(limit + 1, decode_content=False) if call.method != "HEAD" else b""
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            response.close()
+            raise network_error(call.where, call.op, error) from error
+        if len(body) > limit:
+            response.close()
+            raise unreadable(call.where, call.op, f"it is longer than {limit} bytes")
+        response.release_conn()
+        answer = Answer(response.status, response.headers, body)
+        if good:
+            return answer
+        if self.session.learn_region(self.settings.bucket, response):
+            raise ReplicaTemporaryError(
+                f"{call.where}: the bucket is in region {self.facts.regions[call.bucket]}"
+            )
+        answer = replace(answer, error=parse_error(body) or _NO_ERROR)
+        nameless = call.method == "HEAD" and answer.status in (400, 403)
+        if answer.error.code in _EXPIRED or nameless:
+            self.session.forget_credentials()
+        return answer
+
+
+class BodyReader(io.RawIOBase):
+    """Read a promised number of bytes from a response that it owns."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse, where: str, length: int) -> None:
+        super().__init__()
+        self._response = response
+        self._where = where
+        self._left = length
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        view = memoryview(buffer).cast("B")[: self._left]
+        if not view:
+            return 0
+        try:
+            data = self._response.read(len(view), decode_content=False)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise network_error(self._where, "read", error) from error
+        if not data:
+            raise ReplicaTemporaryError(
+                f"{self._where}: cannot read: the answer ended {self._left} bytes early"
+            )
+        view[: len(data)] = data
+        self._left -= len(data)
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            if self._left:
+                self._response.close()  # the connection still holds what was not read
+            self._response.release_conn()
+        super().close()
+
+
+def unreadable(where: str, op: str, reason: object) -> ReplicaError:
+    """Return the error for an answer that makes no sense."""
+    return ReplicaTemporaryError(
+        f"{where}: cannot {op}: the storage's answer is not readable: {reason}"
+    )

@@ -1,0 +1,88 @@
+"""From what a server or the network says to our errors: temporary, permanent, not found, exists."""
+
+from __future__ import annotations
+
+from urllib3 import exceptions
+
+from pyrep.errors import (
+    ReplicaError,
+    ReplicaExistsError,
+    ReplicaPermanentError,
+    ReplicaTemporaryError,
+)
+from pyrep.storage.s3_xml import ServerError
+
+__all__ = ["is_unsupported", "network_error", "refused", "server_error"]
+
+# Refusals (4xx) after which the same request may succeed.
+_TEMPORARY_CODES = frozenset(
+    (
+        *("BadDigest", "ConditionalRequestConflict", "ExpiredToken", "IncompleteBody"),
+        *("InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown"),
+        *("Throttling", "ThrottlingException", "TokenRefreshRequired", "TooManyRequests"),
+        *("XAmzContentSHA256Mismatch", "RequestLimitExceeded", "BandwidthLimitExceeded"),
+    )
+)
+_TEMPORARY_STATUS = frozenset((307, 408, 409, 425, 429))
+_NOT_IMPLEMENTED = 501
+_HINTS = {
+    "NoSuchBucket": "Create the bucket, or correct its name.",
+    "RequestTimeTooSkewed": "Set this machine's clock right.",
+    "AuthorizationHeaderMalformed": "Set the replica's region to that of the bucket.",
+    "PermanentRedirect": "Set the replica's region or endpoint to that of the bucket.",
+    "KMS.NotFoundException": "Correct sse-kms-key-id.",
+}
+_ACCESS_HINT = "Check the access key, its secret, and what it may do in the bucket."
+
+
+def is_unsupported(status: int, error: ServerError) -> bool:
+    """Tell whether an answer means that the server does not know what was asked for."""
+    return status in (405, _NOT_IMPLEMENTED) or error.code in ("NotImplemented", "MethodNotAllowed")
+
+
+def server_error(where: str, op: str, status: int, error: ServerError) -> ReplicaError:
+    """Return the error for an answer that is no success; ``where`` names the object or bucket."""
+    reason = f"{status} {error}" if error.code or error.message else f"{status}"
+    message = f"{where}: cannot {op}: the storage answered {reason}"
+    if status == 412:
+        return ReplicaExistsError(f"{where}: the object is already there")
+    temporary = status >= 500 and status != _NOT_IMPLEMENTED
+    if status == 400 and not error.code:
+        temporary = True  # as an expired token is told where the answer has no body (HEAD)
+    if temporary or status in _TEMPORARY_STATUS or error.code in _TEMPORARY_CODES:
+        return ReplicaTemporaryError(message)
+    hint = _HINTS.get(error.code, _ACCESS_HINT if status in (401, 403) else "")
+    return ReplicaPermanentError(message, hint=hint)
+
+
+def refused(where: str, op: str, error: ServerError) -> ReplicaError:
+    """Return the error for one object of a batch, which has a code and no status."""
+    message = f"{where}: cannot {op}: the storage answered {error}"
+    kind = ReplicaTemporaryError if error.code in _TEMPORARY_CODES else ReplicaPermanentError
+    return kind(message)
+
+
+def network_error(where: str, op: str, error: Exception) -> ReplicaError:
+    """Return the error for a request that got no answer, or lost it half-way."""
+    message = f"{where}: cannot {op}: {_reason(error)}"
+    if isinstance(error, exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return ReplicaPermanentError(
+            message,
+            hint="Trust the endpoint's certificate with AWS_CA_BUNDLE, or set skip-verify.",
+        )
+    if isinstance(error, exceptions.LocationValueError):
+        return ReplicaPermanentError(message, hint="Check the replica's endpoint.")
+    return ReplicaTemporaryError(message)
+
+
+def _reason(error: Exception) -> str:
+    """Return the cause in one line; urllib3 prints objects before it."""
+    if isinstance(error, exceptions.NameResolutionError):
+        return "the endpoint's name cannot be resolved"
+    unreachable = isinstance(error, exceptions.NewConnectionError)  # a subclass, and no time-out
+    if isinstance(error, exceptions.ConnectTimeoutError) and not unreachable:
+        return "the endpoint does not answer"
+    if isinstance(error, exceptions.ReadTimeoutError):
+        return "the endpoint stopped answering"
+    text = " ".join(str(error).split())
+    return text.rpartition(">: ")[2] or type(error).__name__

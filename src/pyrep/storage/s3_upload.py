@@ -1,0 +1,287 @@
+"""Writing an object: in one request, or in parts with memory that does not grow with its size.
+
+Each storage allows 10,000 parts.  Parts are of one size, because some providers insist on that:
+the configured one, or what the total needs.  When the total is not known beforehand, the last
+thousand parts grow.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+
+from pyrep.errors import (
+    ReplicaError,
+    ReplicaExistsError,
+    ReplicaPermanentError,
+    ReplicaTemporaryError,
+)
+from pyrep.storage.checks import IncomingFile
+from pyrep.storage.retry import RetryPolicy
+from pyrep.storage.s3_bucket import Answer, S3Bucket, unreadable
+from pyrep.storage.s3_config import MAX_PARTS
+from pyrep.storage.s3_errors import is_unsupported, server_error
+from pyrep.storage.s3_xml import complete_document, parse_error, parse_upload_id
+
+__all__ = ["part_sizes", "upload"]
+
+log = logging.getLogger(__name__)
+
+_MIB = 1 << 20
+_IN_FLIGHT = 32 << 20
+_EQUAL_PARTS = 9_000
+_GROWTH_PARTS = 100
+_NONE_THERE = {"if-none-match": "*"}
+_TYPE = {"content-type": "application/octet-stream"}
+_PART_POLICY = RetryPolicy(attempts=4, base=0.2)
+
+
+def upload(
+    bucket: S3Bucket,
+    key: str,
+    incoming: IncomingFile,
+    metadata: Mapping[str, str],
+    *,
+    create_only: bool,
+) -> None:
+    """Store all that ``incoming`` gives under ``key``; nothing is there before all of it is.
+
+    :raises ReplicaExistsError: ``create_only`` and there is an object of that name
+    """
+    settings = bucket.settings
+    headers = {**_TYPE, **settings.write_headers, **settings.key_headers, **metadata}
+    parts = _parts(incoming, part_sizes(settings.part_size, incoming.expected))
+    first = next(parts)
+    second = next(parts, b"")
+    if second:
+        _Multipart(bucket, key, headers, create_only).run(first, second, parts)
+    elif create_only:
+        _create(bucket, key, headers, first)
+    else:
+        _put(bucket, key, headers, first)
+
+
+def part_sizes(configured: int, total: int | None) -> Iterator[int]:
+    """Yield the size of each part in turn, without end; MAX_PARTS of them hold any total."""
+    size = configured
+    if total is not None:
+        needed = -(-total // MAX_PARTS)
+        size = max(size, -(-needed // _MIB) * _MIB)
+    for _ in range(_EQUAL_PARTS):
+        yield size
+    while True:
+        if total is None:
+            size *= 2
+        for _ in range(_GROWTH_PARTS):
+            yield size
+
+
+def _parts(incoming: IncomingFile, sizes: Iterator[int]) -> Iterator[bytes]:
+    """Cut a file into parts; all but the last have the sizes asked for."""
+    pending = bytearray()
+    size = next(sizes)
+    for chunk in incoming.chunks():
+        pending += chunk
+        while len(pending) > size:
+            yield bytes(memoryview(pending)[:size])
+            del pending[:size]
+            size = next(sizes)
+    yield bytes(pending)
+
+
+def _put(
+    bucket: S3Bucket,
+    key: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    accept: tuple[int, ...] = (),
+) -> Answer:
+    answer = bucket.request("write", "PUT", key, headers=headers, body=body, accept=accept)
+    if answer.status == 200 and not answer.headers.get("etag"):
+        raise unreadable(bucket.where(key), "write", "it has no ETag")
+    return answer
+
+
+def _create(bucket: S3Bucket, key: str, headers: Mapping[str, str], body: bytes) -> None:
+    """Write if there is no such object, in one step where the server knows how."""
+    if not bucket.facts.conditional_put:
+        _look_first(bucket, key)
+    if bucket.facts.conditional_put is False:
+        _put(bucket, key, headers, body)
+        return
+    conditional = {**headers, **_NONE_THERE}
+    answer = _put(bucket, key, conditional, body, accept=(412, 501))
+    if answer.status == 412:
+        bucket.facts.conditional_put = True
+        raise _exists(bucket, key)
+    if is_unsupported(answer.status, answer.error):
+        _no_conditions(bucket)
+        _put(bucket, key, headers, body)
+    elif answer.status == 501:
+        raise server_error(bucket.where(key), "write", answer.status, answer.error)
+    elif bucket.facts.conditional_put is None:
+        _probe(bucket, key, conditional, body)
+
+
+def _probe(bucket: S3Bucket, key: str, conditional: Mapping[str, str], body: bytes) -> None:
+    """Find out whether the server minds the condition, with the object that was just written.
+
+    The same bytes under the same name do no harm where it does not.
+    """
+    try:
+        answer = _put(bucket, key, conditional, body, accept=(412,))
+    except ReplicaTemporaryError as error:
+        log.debug("create-only probe failed: object=%s error=%s", bucket.where(key), error)
+        return  # the next write asks again
+    if answer.status == 412:
+        bucket.facts.conditional_put = True
+    else:
+        _no_conditions(bucket)
+
+
+def _no_conditions(bucket: S3Bucket) -> None:
+    if bucket.facts.conditional_put is not False:
+        log.warning(
+            "storage knows no create-only writes: fencing is best effort",
+            extra={"replica": bucket.where()},
+        )
+    bucket.facts.conditional_put = False
+
+
+def _look_first(bucket: S3Bucket, key: str) -> None:
+    if bucket.head("write", key) is not None:
+        raise _exists(bucket, key)
+
+
+def _exists(bucket: S3Bucket, key: str) -> ReplicaExistsError:
+    return ReplicaExistsError(f"{bucket.where(key)}: the object is already there")
+
+
+class _Multipart:
+    """Write one object in parts, several at a time, each tried again by itself."""
+
+    def __init__(
+        self, bucket: S3Bucket, key: str, headers: Mapping[str, str], create_only: bool
+    ) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._create_only = create_only
+        self._headers = headers
+        self._upload_id = ""
+        self._etags: list[str] = []
+        self._sent: deque[Future[str]] = deque()
+        self._stop = threading.Event()
+
+    def run(self, first: bytes, second: bytes, others: Iterator[bytes]) -> None:
+        """Send all parts and put the object together; on any failure nothing is left."""
+        if self._create_only:
+            _look_first(self._bucket, self._key)  # before the work; again before the end
+        self._begin()
+        try:
+            for part in (first, second):
+                self._send(part)
+            del first, second
+            for part in others:
+                self._send(part)
+            self._take(0)
+            self._complete()
+        except BaseException:
+            self._abort()
+            raise
+
+    def _begin(self) -> None:
+        answer = self._bucket.request(
+            "write", "POST", self._key, query=(("uploads", ""),), headers=self._headers
+        )
+        try:
+            self._upload_id = parse_upload_id(answer.body)
+        except ValueError as error:
+            raise unreadable(self._bucket.where(self._key), "write", error) from error
+
+    def _send(self, part: bytes) -> None:
+        number = len(self._etags) + len(self._sent) + 1
+        if number > MAX_PARTS:
+            raise ReplicaPermanentError(
+                f"{self._bucket.where(self._key)}: more than {MAX_PARTS} parts",
+                hint="Set a larger part-size.",
+            )
+        workers = self._bucket.session.workers()
+        self._sent.append(workers.submit(self._put_part, number, part))
+        self._take(max(1, min(self._bucket.settings.concurrency, _IN_FLIGHT // len(part))) - 1)
+
+    def _take(self, left: int) -> None:
+        """Wait until no more than ``left`` parts are on their way."""
+        while len(self._sent) > left:
+            self._etags.append(self._sent.popleft().result())
+
+    def _put_part(self, number: int, part: bytes) -> str:
+        query = (("partNumber", str(number)), ("uploadId", self._upload_id))
+        rng, failures = random.Random(), 0
+        while True:
+            try:
+                answer = self._bucket.request(
+                    "write",
+                    "PUT",
+                    self._key,
+                    query=query,
+                    headers=self._bucket.settings.key_headers,
+                    body=part,
+                )
+            except ReplicaTemporaryError:
+                failures += 1
+                delay = _PART_POLICY.delay(failures, rng)
+                clock = self._bucket.session.clock
+                if failures >= _PART_POLICY.attempts or clock.wait(self._stop, delay):
+                    raise
+                continue
+            etag = answer.headers.get("etag", "")
+            if not etag:
+                raise unreadable(self._bucket.where(self._key), "write", "it has no ETag")
+            return etag
+
+    def _complete(self) -> None:
+        headers = {**self._bucket.settings.key_headers}
+        if self._create_only:
+            _look_first(self._bucket, self._key)
+            if self._bucket.facts.conditional_put:
+                headers |= _NONE_THERE
+        answer = self._bucket.request(
+            "write",
+            "POST",
+            self._key,
+            query=(("uploadId", self._upload_id),),
+            headers=headers,
+            body=complete_document(self._etags),
+            accept=(412,),
+        )
+        if answer.status == 412:
+            raise _exists(self._bucket, self._key)
+        error = parse_error(answer.body)  # a server may find out after it has said 200
+        if error is not None:
+            raise server_error(self._bucket.where(self._key), "write", 500, error)
+
+    def _abort(self) -> None:
+        """Throw the parts away; what cannot be is told, since it costs money until it is."""
+        self._stop.set()
+        for future in self._sent:
+            future.cancel()
+        for future in self._sent:
+            if not future.cancelled():
+                future.exception()
+        try:
+            self._bucket.request(
+                "abort the upload of",
+                "DELETE",
+                self._key,
+                query=(("uploadId", self._upload_id),),
+                accept=(404,),
+            )
+        except ReplicaError as error:
+            log.warning(
+                "parts of an unfinished upload are left; let a lifecycle rule remove them",
+                extra={"replica": self._bucket.where(self._key), "error": str(error)},
+            )
