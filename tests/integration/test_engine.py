@@ -10,7 +10,9 @@ import pytest
 
 from fixtures.app import App
 from fixtures.rig import Rig
-from pyrep.errors import DatabaseError, FencedError
+from pyrep.errors import DatabaseBusyError, DatabaseError, FencedError
+from pyrep.restore.execute import restore
+from pyrep.storage.memory import MemoryReplicaClient
 from pyrep.tenant.spool import Spool
 
 
@@ -294,3 +296,49 @@ def test_spool_limits_let_the_wal_go_and_recover(tmp_path: Path, start_app) -> N
         rig.expect_equal()
         assert rig.tenant.status().state == "attached"
         rig.close()
+
+
+def test_two_processes_on_one_database(rig: Rig, app: App, tmp_path: Path) -> None:
+    fill(app, 5)
+    rig.ship()
+    other = Rig(tmp_path, client=MemoryReplicaClient())
+    with pytest.raises(DatabaseBusyError, match=r"tenant.db: another pyrep process works with it"):
+        other.ship()
+    rig.park()
+    fill(app, 1)
+    other.ship()
+    other.expect_equal()
+    with pytest.raises(DatabaseBusyError, match=r"another pyrep process"):
+        rig.ship()
+    other.close()
+    fill(app, 1)
+    for _ in range(2):
+        rig.ship()
+    rig.expect_equal()
+    other.close()
+
+
+def test_file_written_in_place_in_keep_mode(tmp_path: Path, start_app) -> None:
+    rig = Rig(tmp_path, journal_mode="keep")
+    for path, text in ((rig.db, "old"), (tmp_path / "other.db", "new")):
+        app = start_app(path, journal_mode="delete")
+        app.execute("create table t (a)")
+        app.execute("insert into t values (?)", (text,))
+        app.exit()
+    rig.ship()
+    rig.db.write_bytes((tmp_path / "other.db").read_bytes())
+    rig.ship()
+    rig.expect_equal()
+    rig.close()
+
+
+def test_proof_comes_back_after_the_state_directory_is_lost(rig: Rig, app: App) -> None:
+    fill(app, 5)
+    rig.ship()
+    shutil.rmtree(rig.spec().state_path)
+    with pytest.raises(DatabaseError, match="was removed"):
+        rig.ship()
+    rig.ship()
+    fill(app, 1)
+    rig.ship()
+    assert restore(rig.client, rig.folder / "proven.db").proven

@@ -109,7 +109,6 @@ def test_replaced_by_a_file_without_wal_mode_blocks_no_writer(
 
 def test_a_state_that_cannot_be_saved_at_the_stop_is_an_error_of_ours(rig: Rig, app: App) -> None:
     rig.ship()
-    rig.tenant.park(force=True)
     osfs.arm(osfs.parse_failpoints("state.write:1:eio"))
     with pytest.raises(DatabaseError, match=r"tenant\.db"):
         rig.tenant.close()

@@ -141,7 +141,7 @@ _TROUBLES = (
         _read_only_folder,
         (
             "ERROR",
-            "upload failed",
+            "database cannot be replicated yet",
             "state directory {folder}/.read-only.db-pyrep cannot be written: permission denied",
             "Give the user that runs pyrep write access there, or set meta-dir to a folder in "
             "which it has it.",

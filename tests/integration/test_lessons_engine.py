@@ -213,10 +213,10 @@ def _state_deleted(app: App, rig: Rig, start_app) -> App:
     ("deed", "cause"),
     [
         (_checkpointed, "WAL was restarted while nobody watched"),
-        (_vacuumed, "WAL was removed or reset"),
-        (_closed_last, "WAL was removed or reset"),
+        (_vacuumed, "WAL no longer holds"),
+        (_closed_last, "WAL no longer holds"),
         (_persisted_wal, "WAL was re"),
-        (_replaced, "WAL was removed or reset"),
+        (_replaced, "WAL no longer holds"),
         (_state_deleted, None),
     ],
 )

@@ -42,7 +42,11 @@ def _verify(data: bytes, target: int, path: Path) -> None:
     ltxio.verify(io.BytesIO(data))
 
 
+_BASE_BYTES = 1 << 20
+
+
 def _apply(data: bytes, target: int, path: Path) -> None:
+    os.ftruncate(target, _BASE_BYTES)  # increments need a database to grow from
     ltxio.apply(io.BytesIO(data), target)
 
 
@@ -51,6 +55,7 @@ def _apply_parallel(data: bytes, target: int, path: Path) -> None:
         assert 0 <= offset <= offset + size <= len(data)
         return io.BytesIO(data[offset : offset + size])
 
+    os.ftruncate(target, _BASE_BYTES)
     ltxio.apply_parallel(opener, len(data), target, 2)
 
 

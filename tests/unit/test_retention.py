@@ -12,7 +12,7 @@ from pyrep.errors import PyrepError
 from pyrep.ids import SNAPSHOT_LEVEL, TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.restore.plan import plan
-from pyrep.retention import Policy, clock_is_plausible, decide
+from pyrep.retention import Policy, clock_is_plausible, confirmed, decide
 
 HOUR = 3_600_000
 
@@ -69,6 +69,46 @@ def test_a_wall_clock_that_jumps_is_not_plausible() -> None:
     assert clock_is_plausible(1_000_000 + 60_000, 1_000_000, 61_000)
     assert not clock_is_plausible(1_000_000 + 10 * HOUR, 1_000_000, 60_000)
     assert not clock_is_plausible(1_000_000 - 10 * HOUR, 1_000_000, 60_000)
+
+
+def test_the_newest_file_of_each_level_stays() -> None:
+    files = [file(0, 9, 9, 9000), file(1, 5, 7, 7000), file(1, 8, 9, 9000), file(2, 1, 7, 7000)]
+    files += [file(9, 1, 9, 9000)]
+    decision = decide(files, 100 * HOUR, Policy(HOUR, HOUR))
+    assert decision.delete == (file(1, 5, 7, 7000),)
+    assert decision.floor == file(9, 1, 9, 9000)
+
+
+def test_level0_below_the_floor_goes_without_a_level_1() -> None:
+    files = [file(0, n, n, n * 1000) for n in (1, 2, 3)] + [file(9, 1, 2, 2000)]
+    decision = decide(files, 10 * HOUR, Policy(HOUR, HOUR))
+    assert (decision.merged, decision.superseded) == ((), (files[0], files[1]))
+    assert decide(files, 10 * HOUR, Policy(HOUR, 0)).delete == ()
+    assert decide(files, 10 * HOUR, Policy(HOUR, 20 * HOUR)).delete == ()
+
+
+def test_it_says_when_more_may_go() -> None:
+    level0 = [file(0, n, n, n * 1000) for n in (1, 2, 3)]
+    files = [*level0, file(1, 1, 3, 3000)]
+    policy = Policy(10_000, 5000)
+    assert decide(level0, 4000, policy).next_ms is None
+    assert decide(files, 4000, policy).next_ms == 6000
+    assert decide(files, 6000, policy).next_ms == 7000
+    assert decide(files, 9000, policy).next_ms is None  # the newest stays for ever
+    files.append(file(9, 1, 3, 3000))
+    assert decide(files, 9000, policy).next_ms == 13_000
+    assert decide(files, 13_000, policy).next_ms is None
+
+
+def test_a_listing_confirms_what_is_to_stay() -> None:
+    files = [file(9, 1, 5, 1000), file(9, 1, 9, 2000), file(3, 1, 6, 1500), file(3, 7, 9, 2000)]
+    decision = decide(files, HOUR, Policy(1000, 0))
+    assert [info.max_txid for info in decision.delete] == [6, 5]
+    later = file(0, 10, 10, 3000)
+    assert confirmed(decision, files, [*files[1:], later])
+    assert not confirmed(decision, files, [files[0], files[2], files[3]])
+    short = FileInfo(9, TXID(1), TXID(9), 99, 2000)
+    assert not confirmed(decision, files, [files[0], short, files[2], files[3]])
 
 
 def replica(steps: list[tuple[int, int]]) -> list[FileInfo]:

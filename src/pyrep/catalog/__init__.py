@@ -6,14 +6,16 @@ listing of each replica.  So a damaged one is moved aside and begun anew.
 
 from pyrep.catalog.catalog import Catalog
 from pyrep.catalog.file import SCHEMA_VERSION, Access
-from pyrep.catalog.rows import Answer, Request, StoredFile, TenantRow
+from pyrep.catalog.rows import Answer, LevelRow, Request, StoredFile, TenantRow, storable_text
 
 __all__ = [
     "SCHEMA_VERSION",
     "Access",
     "Answer",
     "Catalog",
+    "LevelRow",
     "Request",
     "StoredFile",
     "TenantRow",
+    "storable_text",
 ]

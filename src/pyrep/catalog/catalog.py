@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import cast
 
@@ -18,9 +21,12 @@ from pyrep.catalog.file import Access, open_catalog, translated
 from pyrep.catalog.rows import (
     TENANT_COLUMNS,
     Answer,
+    LevelRow,
     Request,
     StoredFile,
     TenantRow,
+    file_values,
+    level_row,
     storable_text,
     stored_file,
     tenant_row,
@@ -44,6 +50,21 @@ ON CONFLICT (path) DO UPDATE SET replica = ?2, node_id = ?3, state = iif(?4 = ''
     lag = ?10, error = ?11, updated_ms = ?12
 """
 _PUT_FILE = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)"
+_LIST_FILE = """
+INSERT INTO files VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+ON CONFLICT DO UPDATE SET size = ?5, timestamp_ms = iif(size = ?5, timestamp_ms, ?6)
+"""
+_UNLISTED = """
+DELETE FROM files WHERE tenant = ? AND level || min_txid || max_txid NOT IN
+    (SELECT value FROM json_each(?))
+"""
+_DROP_FILE = """
+DELETE FROM files WHERE tenant = ? AND level = ? AND min_txid = ? AND max_txid = ?
+"""
+_LEVELS = """
+SELECT tenant, level, max(max_txid), count(*), min(acked_ms), max(acked_ms)
+FROM files GROUP BY tenant, level ORDER BY tenant, level
+"""
 
 
 class Catalog:
@@ -162,16 +183,29 @@ class Catalog:
     def add_file(self, tenant: str, info: FileInfo) -> None:
         """Queue a file that the storage acknowledged just now."""
         now = to_ms(self._clock.now())
-        self._put(
-            _PUT_FILE,
-            os.fsencode(tenant),
-            info.level,
-            f"{info.min_txid:016x}",
-            f"{info.max_txid:016x}",
-            info.size,
-            info.timestamp_ms,
-            now,
-        )
+        self._put(_PUT_FILE, *file_values(tenant, info, now))
+
+    def replace_files(self, tenant: str, listing: Iterable[FileInfo]) -> None:
+        """Queue that exactly these files are on a tenant's replica.
+
+        Of files that are known, the times stay: a listing may show only the storage's own.
+        """
+        now = to_ms(self._clock.now())
+        keys = []
+        for info in listing:
+            keys.append(f"{info.level}{info.min_txid:016x}{info.max_txid:016x}")
+            acked_ms = min(info.timestamp_ms, now)
+            self._put(_LIST_FILE, *file_values(tenant, info, acked_ms))
+        self._put(_UNLISTED, os.fsencode(tenant), json.dumps(keys))
+
+    def remove_files(self, tenant: str, files: Iterable[FileInfo]) -> None:
+        """Forget files, before they are deleted; returns when that is written.
+
+        :raises PyrepError: it cannot be written
+        """
+        for info in files:
+            self._put(_DROP_FILE, *file_values(tenant, info, 0)[:4])
+        self.flush()
 
     def mark_absent(self) -> None:
         """Queue that no tenant is managed, until its row is saved again.
@@ -205,6 +239,13 @@ class Catalog:
             os.fsencode(tenant),
         )
         return [stored_file(row) for row in rows]
+
+    def levels(self) -> Iterator[tuple[str, dict[int, LevelRow]]]:
+        """Give, tenant by tenant, what is known of each level that has files."""
+        with self._db_lock, translated(self.path):
+            cursor = self._db.execute(_LEVELS)
+            for path, rows in itertools.groupby(cursor, itemgetter(0)):
+                yield os.fsdecode(cast(bytes, path)), dict(map(level_row, rows))
 
     # --- boots ----------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -19,6 +20,8 @@ __all__ = ["SCHEMA_VERSION", "Access", "open_catalog", "translated"]
 SCHEMA_VERSION = 1
 _APPLICATION_ID = 0x50595243  # "PYRC"
 _BUSY_MS = 5000
+_CREATION_ATTEMPTS = 40
+_CREATION_PAUSE_SECONDS = 0.05
 _WRITABLE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 _ASIDE = ".aside"
 _log = logging.getLogger(__name__)
@@ -81,6 +84,7 @@ def open_catalog(path: Path, access: Access) -> apsw.Connection:
     db = _connect(path, apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE)
     try:
         with translated(path):
+            _await_schema(db)
             if not _check_version(path, db):
                 raise PyrepError(
                     f"{path}: catalog is of an older version",
@@ -97,6 +101,14 @@ def _connect(path: Path, flags: int) -> apsw.Connection:
         db = apsw.Connection(str(path), flags=flags)
         db.set_busy_timeout(_BUSY_MS)
     return db
+
+
+def _await_schema(db: apsw.Connection) -> None:
+    """Give a daemon that starts just now the time to create its catalog."""
+    for _ in range(_CREATION_ATTEMPTS):
+        if db.pragma("user_version"):
+            return
+        time.sleep(_CREATION_PAUSE_SECONDS)
 
 
 def _check_version(path: Path, db: apsw.Connection) -> bool:

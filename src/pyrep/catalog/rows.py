@@ -17,8 +17,9 @@ from pyrep.clock import from_ms, to_ms
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 
-__all__ = ["TENANT_COLUMNS", "Answer", "Request", "StoredFile", "TenantRow"]
-__all__ += ["storable_text", "stored_file", "tenant_row", "tenant_values"]
+__all__ = ["TENANT_COLUMNS", "Answer", "LevelRow", "Request", "StoredFile", "TenantRow"]
+__all__ += ["file_values", "level_row", "storable_text", "stored_file", "tenant_row"]
+__all__ += ["tenant_values"]
 
 TENANT_COLUMNS = (
     "path, replica, node_id, state, status, local_txid, durable_txid, pending_files, "
@@ -55,6 +56,16 @@ class StoredFile:
 
     info: FileInfo
     acked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LevelRow:
+    """Sum up one level of a replica: newest TXID, files, first and last acknowledgement in ms."""
+
+    top: TXID
+    count: int
+    first_acked_ms: int
+    last_acked_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +138,23 @@ def stored_file(row: apsw.SQLiteValues) -> StoredFile:
         cast(int, timestamp_ms),
     )
     return StoredFile(info, from_ms(cast(int, acked_ms)))
+
+
+def file_values(tenant: str, info: FileInfo, acked_ms: int) -> tuple[apsw.SQLiteValue, ...]:
+    """Return a file as the table of files stores it."""
+    return (
+        os.fsencode(tenant),
+        info.level,
+        f"{info.min_txid:016x}",
+        f"{info.max_txid:016x}",
+        info.size,
+        info.timestamp_ms,
+        acked_ms,
+    )
+
+
+def level_row(row: apsw.SQLiteValues) -> tuple[int, LevelRow]:
+    """Return a level and its sum from a row of the grouped table of files."""
+    _, level, top, count, first, last = row
+    summary = LevelRow(TXID(int(str(top), 16)), cast(int, count), cast(int, first), cast(int, last))
+    return cast(int, level), summary

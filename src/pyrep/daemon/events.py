@@ -47,6 +47,7 @@ class Events:
         self._ear.setblocking(False)
         self._bell.setblocking(False)
         self.stops = 0
+        self._signalled = False
 
     def put(self, event: Event, number: int = 0) -> None:
         """Add an event; ``number`` is the signal that brought it."""
@@ -70,11 +71,18 @@ class Events:
         self._bell.close()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.put(_SIGNALS[signal.Signals(number)], number)
+        event = _SIGNALS[signal.Signals(number)]
+        if event is Event.STOP:
+            self._signalled = True
+        self.put(event, number)
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """Turn signals into events inside a ``with`` block; no effect outside the main thread."""
+        """Turn signals into events inside a ``with`` block; no effect outside the main thread.
+
+        After a signal to stop the process is on its way out: one more, a moment too late to
+        count, is ignored from then on, so that it does not replace the exit code.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -84,5 +92,6 @@ class Events:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                late = self._signalled and _SIGNALS[number] is Event.STOP
+                signal.signal(number, signal.SIG_IGN if late else handler)
             signal.set_wakeup_fd(wakeup)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,7 +23,6 @@ from pyrep.watch.discover import Discovery, Finding, Kind
 __all__ = ["Intake"]
 
 _LOOK_SECONDS = 1.0
-_SETTLE_SECONDS = 0.1
 _log = logging.getLogger(__name__)
 
 
@@ -32,7 +30,8 @@ class Intake:
     """Turn what a configuration stands for into registered tenants.
 
     ``scan`` is called once at the start, then ``tick`` by the watcher's thread: it takes in what
-    was not ready, and looks for directories that were missing.
+    was not ready, and looks for directories that were missing.  ``problems`` and ``unready`` say
+    by path why something configured is not replicated, and what is just being made.
     """
 
     def __init__(
@@ -57,6 +56,7 @@ class Intake:
         self._missing = False
         self._look_at = self._reconcile_at = 0.0
         self.problems: dict[str, str] = {}
+        self.unready: dict[str, str] = {}
 
     def scan(self) -> None:
         """Look at everything that is configured.
@@ -93,16 +93,12 @@ class Intake:
                 self._handle(finding)
         return _LOOK_SECONDS if self._discovery.pending or self._missing else None
 
-    def settle(self, timeout: float, interrupted: Callable[[], bool]) -> None:
-        """Wait a while for databases that are just being made, and take them in."""
-        never = threading.Event()
-        deadline = self._clock.monotonic() + timeout
-        while self._discovery.waiting and not interrupted():
-            if self._clock.monotonic() >= deadline:
-                return
-            self._clock.wait(never, _SETTLE_SECONDS)
+    def take_late(self) -> bool:
+        """Take in databases that were just being made; return whether some still are."""
+        if self._discovery.waiting:
             for finding in self._discovery.look_again():
                 self._handle(finding)
+        return self._discovery.waiting > 0
 
     def _look_around(self) -> list[Finding[TenantSpec]]:
         """Expand the configuration; return what a look at each new candidate found."""
@@ -144,6 +140,7 @@ class Intake:
 
     def _handle(self, finding: Finding[TenantSpec]) -> None:
         spec = finding.candidate
+        self.unready.pop(str(spec.db_path), None)
         if finding.kind is Kind.READY:
             self._discovery.forget(spec.db_path)
             self._accept(spec, finding.inode)
@@ -154,6 +151,9 @@ class Intake:
             self._save(spec, "error" if broken else "waiting", finding.reason)
         if broken or finding.kind is Kind.MISSING:
             self.problems[str(spec.db_path)] = finding.reason
+        elif finding.kind is Kind.WAITING:
+            self.problems.pop(str(spec.db_path), None)
+            self.unready[str(spec.db_path)] = finding.reason
         if not self._once.first(spec.db_path, (finding.kind, finding.reason)):
             return
         missing = finding.kind is Kind.MISSING

@@ -23,7 +23,7 @@ from pyrep.errors import PyrepError, ShutdownInterruptedError, TXNotAvailableErr
 from pyrep.restore.execute import RestoreOptions, RestoreResult, restore
 from pyrep.restore.state import write_tenant_state
 from pyrep.storage.registry import connect
-from pyrep.store import Store, Unsent
+from pyrep.store import Schedule, Store, Unsent
 from pyrep.tenant.position import boot_id
 from pyrep.tenant.spool import Spool
 from pyrep.tenant.tenant import Tenant
@@ -33,6 +33,8 @@ __all__ = ["run"]
 _RESERVED_DESCRIPTORS = 256
 _DESCRIPTORS_PER_TENANT = 8
 _NAMED = 20
+_NAMED_BROKEN = 5
+_BROKEN = ("error", "fenced")
 _SETTLE_SECONDS = 2.0  # a database made a moment before the stop is taken along
 _SETTLE_ONCE_SECONDS = 40.0
 _log = logging.getLogger(__name__)
@@ -102,8 +104,11 @@ class _Daemon:
             self._clock,
             max_attached=self._config.max_attached or _attach_budget(),
             watch_interval=_watch_interval(self._config),
+            schedule=None if once else _schedule(self._config),
         )
-        with self._clients(store) as intake:
+        if not self._config.retention.enabled:
+            _log.warning("retention is disabled: nothing is deleted from replicas")
+        with self._clients(store, keep_staged=bool(self._config.levels) and not once) as intake:
             self._scan(intake)
             store.on_tick = intake.tick
             unsent: list[Unsent] = []
@@ -117,11 +122,15 @@ class _Daemon:
                 if child is not None:
                     child.kill()
                 unsent = self._stop(store, intake, once)
+                _warn_of_broken(store, {each.name for each in unsent})
         self._end(child, intake, unsent, once)
 
     @contextmanager
-    def _clients(self, store: Store) -> Iterator[Intake]:
-        """Yield the intake; every client that it makes is closed at the end."""
+    def _clients(self, store: Store, *, keep_staged: bool) -> Iterator[Intake]:
+        """Yield the intake; every client that it makes is closed at the end.
+
+        ``keep_staged``: compaction will want what was uploaded.
+        """
         spool = Spool(self._config.spool_limit_total)
         with ExitStack() as clients:
 
@@ -135,7 +144,9 @@ class _Daemon:
                     trusted_boots=self._trusted,
                     clock=self._clock,
                     spool=spool,
+                    keep_staged=keep_staged,
                     on_acknowledged=store.acknowledged,
+                    on_listed=store.listed,
                 )
 
             yield Intake(
@@ -241,13 +252,14 @@ class _Daemon:
                 self._cut.set()
             return self._cut.is_set()
 
-        store.stop_watching()
-        intake.settle(_SETTLE_ONCE_SECONDS if once else _SETTLE_SECONDS, interrupted)
+        patience = _SETTLE_ONCE_SECONDS if once else _SETTLE_SECONDS
+        settled_at = self._clock.monotonic() + patience
         unsent = store.drain(
             self._config.shutdown_sync_timeout.total_seconds(),
             self._config.shutdown_sync_interval.total_seconds(),
             everything=once,
             interrupted=interrupted,
+            latecomers=lambda: intake.take_late() and self._clock.monotonic() < settled_at,
         )
         self._cut.set()
         try:
@@ -261,6 +273,7 @@ class _Daemon:
     def _end(self, child: Child | None, intake: Intake, unsent: list[Unsent], once: bool) -> None:
         """Say how it ended."""
         failures = [f"{each.name} ({each.reason})" for each in unsent]
+        failures += [f"{p} (not looked at yet: {why})" for p, why in sorted(intake.unready.items())]
         if once:
             failures += [f"{path} ({reason})" for path, reason in sorted(intake.problems.items())]
         text = _listed(failures)
@@ -276,9 +289,19 @@ class _Daemon:
         _log.info("pyrep shut down")
 
 
-def _listed(texts: list[str]) -> str:
-    more = len(texts) - _NAMED
-    return "; ".join(texts[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
+def _listed(texts: list[str], most: int = _NAMED) -> str:
+    more = len(texts) - most
+    return "; ".join(texts[:most]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _warn_of_broken(store: Store, unsent: set[str]) -> None:
+    """Name the databases left in error beside the unsent; they do not change the exit code."""
+    named = [tenant for tenant in store.tenants() if tenant.name not in unsent]
+    states = [(tenant.name, tenant.status().state) for tenant in named]
+    broken = [f"{name} ({state})" for name, state in sorted(states) if state in _BROKEN]
+    if broken:
+        extra = {"op": "stop", "count": len(broken), "databases": _listed(broken, _NAMED_BROKEN)}
+        _log.warning("databases are left in error", extra=extra)
 
 
 def _attach_budget() -> int:
@@ -287,6 +310,16 @@ def _attach_budget() -> int:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return max(1, (hard - _RESERVED_DESCRIPTORS) // _DESCRIPTORS_PER_TENANT)
+
+
+def _schedule(config: Config) -> Schedule:
+    """Return what is to be made and deleted when."""
+    return Schedule(
+        levels={level.level: level.interval.total_seconds() for level in config.levels},
+        l0_retention=config.l0_retention.total_seconds(),
+        l0_check=config.l0_retention_check_interval.total_seconds(),
+        delete=config.retention.enabled,
+    )
 
 
 def _watch_interval(config: Config) -> float:

@@ -24,12 +24,21 @@ def write_tenant_state(spec: TenantSpec, result: RestoreResult) -> None:
     lineage is that of the restored files; where they are Litestream's the tenant keeps its own,
     and its next file holds all pages.
 
+    :raises DatabaseBusyError: a pyrep process works with the database
     :raises DatabaseError: the state directory cannot be written
     :raises OSError: the same, from the file system
     """
     folder = StateDir(spec.state_path)
     like = os.stat(spec.db_path, follow_symlinks=False)
     folder.create(like)
+    folder.own()
+    try:
+        _write(spec, result, folder, like)
+    finally:
+        folder.disown()
+
+
+def _write(spec: TenantSpec, result: RestoreResult, folder: StateDir, like: os.stat_result) -> None:
     before = folder.load()
     folder.remove()
     proven = bool(result.proven and result.node_id)

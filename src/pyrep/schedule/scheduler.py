@@ -64,13 +64,6 @@ class Scheduler(Generic[K]):
         if first:
             self._wake.set()
 
-    def postpone(self, key: K, delay: float) -> None:
-        """Make a key due in ``delay`` seconds, later than its entry said or not."""
-        due = self._clock.monotonic() + max(0.0, delay)
-        with self._lock:
-            self._put(key, due)
-        self._wake.set()
-
     def cancel(self, key: K) -> None:
         """Forget a key's entry."""
         with self._lock:

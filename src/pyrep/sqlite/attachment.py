@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from pyrep.sqlite import files
 
 __all__ = ["MIN_SQLITE_VERSION", "Attachment", "CheckpointState", "integrity_check"]
 
+_NOOP_ATTEMPTS = 50
+_NOOP_PAUSE_SECONDS = 0.002
 MIN_SQLITE_VERSION = (3, 51, 3)  # the WAL-reset race of 3.7.0 to 3.51.2 loses commits
 _version = tuple(int(x) for x in apsw.sqlite_lib_version().split("."))
 if _version < MIN_SQLITE_VERSION:
@@ -182,7 +185,17 @@ class Attachment:
         return CheckpointState(log, backfilled)
 
     def noop(self) -> CheckpointState:
-        """Ask the wal-index for mxFrame and the backfilled frames; changes nothing."""
+        """Ask the wal-index for mxFrame and the backfilled frames; changes nothing.
+
+        BUSY means that a writer is at the index just now: again, with patience.
+        """
+        for _ in range(_NOOP_ATTEMPTS):
+            with contextlib.suppress(DatabaseBusyError):
+                return self._noop()
+            time.sleep(_NOOP_PAUSE_SECONDS)
+        return self._noop()
+
+    def _noop(self) -> CheckpointState:
         free = self._free
         state = self._checkpoint(apsw.SQLITE_CHECKPOINT_NOOP, free)
         if state.log < 0:  # a connection that has never read knows nothing

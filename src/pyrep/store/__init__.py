@@ -2,6 +2,7 @@
 
 from pyrep.store.drain import Unsent
 from pyrep.store.entry import ManagedTenant
+from pyrep.store.maintenance import Schedule
 from pyrep.store.store import Store
 
-__all__ = ["ManagedTenant", "Store", "Unsent"]
+__all__ = ["ManagedTenant", "Schedule", "Store", "Unsent"]

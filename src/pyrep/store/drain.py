@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pyrep.clock import Clock
 from pyrep.errors import DatabaseError, FencedError, ReplicaPermanentError
+from pyrep.schedule.pool import Pool
 from pyrep.store.entry import Entry, Final
 
-__all__ = ["Drain", "Unsent"]
+__all__ = ["Drain", "Unsent", "close_tenants", "is_dirty"]
 
 _SLICE_SECONDS = 0.1
 _PROGRESS_SECONDS = 5.0
@@ -35,18 +36,30 @@ class Drain:
 
     def __init__(self, clock: Clock, timeout: float, retry_interval: float, *, once: bool) -> None:
         self._clock = clock
-        self._deadline = clock.monotonic() + timeout
+        self._timeout = timeout
+        self._deadline = 0.0
         self._retry_interval = retry_interval
         self._once = once
         self._changed = threading.Condition()
         self._entries: list[Entry] = []
+        self._said_at = clock.monotonic()
 
-    def begin(self, entries: list[Entry]) -> None:
-        """Expect a last sync of these tenants."""
-        for entry in entries:
+    def begin(self, entries: list[Entry], needed: Callable[[Entry], bool]) -> list[Entry]:
+        """Expect a last sync of the tenants that need one; return those not expected before.
+
+        They have the whole time before them, so that one that comes late is not cut off.
+        """
+        fresh = [entry for entry in entries if entry.final is Final.RUNNING]
+        dirty = [entry for entry in fresh if needed(entry)]
+        for entry in fresh:
+            entry.final = Final.DONE
+        for entry in dirty:
             entry.final = Final.SYNC
             entry.error = ""
-        self._entries = entries
+        if dirty or not self._deadline:
+            self._deadline = self._clock.monotonic() + self._timeout
+        self._entries += dirty
+        return dirty
 
     def wants_sync(self, entry: Entry) -> bool:
         """Return whether a tenant's last sync is still to come."""
@@ -88,20 +101,30 @@ class Drain:
             entry.final = final
             self._changed.notify_all()
 
-    def wait(self, interrupted: Callable[[], bool]) -> None:
-        """Return when nothing is left to do, the time is over, or somebody cuts it short."""
-        said_at = self._clock.monotonic()
-        with self._changed:
-            while (left := self._left()) and not interrupted():
+    def wait(self, interrupted: Callable[[], bool], more: Callable[[], bool]) -> None:
+        """Return when nothing is left to do, the time is over, or somebody cuts it short.
+
+        As long as ``more`` says so, others may still join by ``begin``, which it calls itself.
+        """
+        coming = True
+        while not interrupted():
+            coming = coming and more()
+            with self._changed:
+                left = self._left()
                 now = self._clock.monotonic()
-                if now >= self._deadline:
+                if not coming and (not left or now >= self._deadline):
                     return
-                if now - said_at >= _PROGRESS_SECONDS:
-                    said_at = now
-                    extra = {"pending": left, "of": len(self._entries)}
-                    extra["seconds-left"] = round(self._deadline - now)
-                    _log.info("waiting for the last uploads", extra=extra)
+                self._say(left, now)
                 self._changed.wait(_SLICE_SECONDS)
+
+    def _say(self, left: int, now: float) -> None:
+        """Log every few seconds how many are left."""
+        if not left or now - self._said_at < _PROGRESS_SECONDS:
+            return
+        self._said_at = now
+        extra = {"pending": left, "of": len(self._entries)}
+        extra["seconds-left"] = max(0, round(self._deadline - now))
+        _log.info("waiting for the last uploads", extra=extra)
 
     def _left(self) -> int:
         return sum(entry.final in (Final.SYNC, Final.UPLOAD) for entry in self._entries)
@@ -117,3 +140,35 @@ class Drain:
         files = entry.tenant.status().pending_files
         waiting = f"{files} file{'s' * (files != 1)} not uploaded" if files else "not synced"
         return f"{waiting}: {entry.error}" if entry.error else waiting
+
+
+def is_dirty(entry: Entry) -> bool:
+    """Return whether a tenant may have something that is not on its replica."""
+    tenant = entry.tenant
+    try:
+        return tenant.attached or tenant.pending or tenant.changed()
+    except OSError:
+        return True
+
+
+def close_tenants(
+    entries: Mapping[str, Entry], threads: int, record: Callable[[Entry], None]
+) -> bool:
+    """Close tenants side by side and record each; return whether all closed in order."""
+    failed: list[str] = []
+
+    def close(name: str) -> None:
+        entries[name].tenant.close()
+        record(entries[name])
+
+    def complain(name: str, error: Exception) -> None:
+        failed.append(name)
+        extra = {"db": name, "op": "close", "error": str(error)}
+        _log.error("cannot close database in order", extra=extra)
+
+    pool = Pool("close", threads, close, complain)
+    pool.start()
+    for name in entries:
+        pool.submit(name)
+    pool.finish()
+    return not failed

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
 from pyrep.catalog import TenantRow
 from pyrep.config.expand import TenantSpec
+from pyrep.ltxfile import FileInfo
 from pyrep.schedule.backoff import Backoff
-from pyrep.tenant.tenant import TenantStatus
+from pyrep.tenant.status import TenantStatus
 
 __all__ = ["Entry", "Final", "ManagedTenant", "ParkRequest", "tenant_row"]
 
@@ -68,6 +69,21 @@ class ManagedTenant(Protocol):
     def take_over(self) -> None:
         """End the fencing."""
 
+    def snapshot(self) -> bool:
+        """Sync and stage a snapshot; return False if there is nothing to take."""
+
+    def compact(self, level: int, files: Sequence[FileInfo]) -> FileInfo | None:
+        """Store what a level lacks of the one below; return the file, None if it lacks nothing."""
+
+    def listing(self) -> list[FileInfo]:
+        """List the replica."""
+
+    def delete(self, files: Sequence[FileInfo]) -> None:
+        """Delete files from the replica."""
+
+    def heal(self, cause: str) -> None:
+        """Ship all pages next, because the chain of files on the replica is broken."""
+
 
 class Final(Enum):
     """Say how far a tenant is on its way to the stop."""
@@ -103,6 +119,8 @@ class Entry:
     next_sync: float = 0.0  # sync pool
     recorded_at: float = float("-inf")
     park: ParkRequest | None = None
+    wants_snapshot: bool = False
+    wants_survey: bool = False  # though there was one in this run
     commands: list[Callable[[], None]] = field(default_factory=list)
     final: Final = Final.RUNNING
     error: str = ""

@@ -6,6 +6,7 @@ import logging
 
 from pyrep.errors import (
     DatabaseBusyError,
+    DatabaseError,
     DatabaseNotReadyError,
     PyrepError,
     ReplicaError,
@@ -13,7 +14,16 @@ from pyrep.errors import (
 from pyrep.log import RateLimiter
 from pyrep.store.entry import ManagedTenant
 
-__all__ = ["complain"]
+__all__ = ["LIST", "SYNC", "UPLOAD", "complain", "recovered"]
+
+SYNC = "sync"
+UPLOAD = "upload"
+LIST = "list"
+_RECOVERED = {
+    SYNC: "database can be synced again",
+    UPLOAD: "replica accepts files again",
+    LIST: "replica can be listed again",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -38,4 +48,19 @@ def complain(limiter: RateLimiter, tenant: ManagedTenant, op: str, error: Except
     if error.hint:
         extra["hint"] = error.hint
     waits = isinstance(error, DatabaseBusyError | DatabaseNotReadyError)
-    _log.log(logging.WARNING if waits else logging.ERROR, "%s failed", op, extra=extra)
+    _log.log(logging.WARNING if waits else logging.ERROR, _failure(op, error), extra=extra)
+
+
+def recovered(limiter: RateLimiter, tenant: ManagedTenant, op: str) -> None:
+    """Log that ``op`` works again, if its failure was logged."""
+    if limiter.recovered((tenant.name, op)):
+        _log.info(_RECOVERED[op], extra={"db": tenant.name, "op": op})
+
+
+def _failure(op: str, error: PyrepError) -> str:
+    """Return what failed; before a replica is listed the database itself may be in the way."""
+    if op != LIST:
+        return f"{op} failed"
+    if isinstance(error, DatabaseError):
+        return "database cannot be replicated yet"
+    return "listing the replica failed"

@@ -11,8 +11,7 @@ import logging
 import os
 import random as random_module
 import threading
-from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
+from collections.abc import Callable
 from pathlib import Path
 
 from pyrep.catalog import Catalog
@@ -23,10 +22,12 @@ from pyrep.ltxfile import FileInfo
 from pyrep.schedule.budget import AttachBudget
 from pyrep.schedule.pool import Pool
 from pyrep.schedule.scheduler import Scheduler
-from pyrep.store.drain import Drain, Unsent
+from pyrep.store.drain import Drain, Unsent, close_tenants, is_dirty
 from pyrep.store.entry import Entry, ManagedTenant, ParkRequest, tenant_row
-from pyrep.store.report import complain
-from pyrep.store.tally import Tally
+from pyrep.store.maintenance import MAINTAIN, Maintenance, Schedule, forget_other_replica
+from pyrep.store.parking import Parking
+from pyrep.store.report import LIST, SYNC, UPLOAD, complain, recovered
+from pyrep.store.tally import Tally, fenced_matches
 from pyrep.watch.base import Watcher
 from pyrep.watch.polling import PollingWatcher
 
@@ -38,19 +39,17 @@ _FILES_PER_TURN = 16
 _RECORD_SECONDS = 1.0
 _PARK_RETRY_SECONDS = 1.0
 _PARK_PATIENCE_SECONDS = 3.0
-_SEAL_PATIENCE_SECONDS = 10.0  # what cannot be sealed for so long parks without a fingerprint
 _ATTACHED_RETRY_SECONDS = 2.0
 _JOIN_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
-SYNC = "sync"
-UPLOAD = "upload"
 Answer = Callable[[bool, str], None]
 
 
 class Store:
     """Hold the tenants; every method may be called from any thread.
 
+    With a ``schedule`` it makes levels and snapshots and deletes what is old.
     ``on_tick`` is called by the watcher's thread after each round and returns the seconds until
     it wants to be called again (None: not before the next round).
     """
@@ -64,6 +63,7 @@ class Store:
         watch_interval: float = 1.0,
         watcher: Watcher | None = None,
         random: Callable[[], float] = random_module.random,
+        schedule: Schedule | None = None,
     ) -> None:
         self._catalog = catalog
         self._clock = clock
@@ -73,7 +73,7 @@ class Store:
         self._entries: dict[str, Entry] = {}  # guarded by _lock for writing
         self._limiter = RateLimiter(now=clock.monotonic)
         self._budget = AttachBudget(max_attached, clock)
-        self._crowded = False
+        self._parking = Parking(self._budget, clock)
         self._drain: Drain | None = None
         self.closed_in_order = False
         self._stopping = threading.Event()
@@ -83,6 +83,9 @@ class Store:
         self._syncs = Pool(SYNC, threads, self._sync_work, self._sync_failed)
         self._uploads = Pool(UPLOAD, UPLOAD_THREADS, self._upload_work, self._upload_failed)
         self._watch_thread: threading.Thread | None = None
+        self._upkeep: Maintenance | None = None
+        if schedule is not None:
+            self._upkeep = Maintenance(schedule, catalog, clock, self, self._limiter, random)
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -95,6 +98,8 @@ class Store:
         self._syncs.start()
         self._uploads.start()
         if watch:
+            if self._upkeep is not None:
+                self._upkeep.start()
             self._watch_thread = threading.Thread(
                 target=self._watch, name="pyrep-watcher", daemon=True
             )
@@ -110,7 +115,10 @@ class Store:
             if tenant.name in self._entries:
                 raise PyrepError(f"{tenant.name}: is registered already")
             self._entries[tenant.name] = entry = Entry(tenant, interval)
+        moved = forget_other_replica(self._catalog, tenant)
         self._record(entry)
+        if self._upkeep is not None:
+            self._upkeep.registered(tenant, moved=moved)
         self.watcher.add(tenant.spec.db_path)
 
     def unregister(self, name: str) -> ManagedTenant | None:
@@ -120,8 +128,10 @@ class Store:
         if entry is None:
             return None
         self.watcher.remove(entry.tenant.spec.db_path)
-        self._scheduler.cancel((SYNC, name))
-        self._scheduler.cancel((UPLOAD, name))
+        for kind in (SYNC, UPLOAD, MAINTAIN):
+            self._scheduler.cancel((kind, name))
+        if self._upkeep is not None:
+            self._upkeep.unregistered(name)
         self._leave(name)
         return entry.tenant
 
@@ -138,8 +148,14 @@ class Store:
     def acknowledged(self, tenant: ManagedTenant, info: FileInfo) -> None:
         """Record a file that the storage confirmed; to be given to each tenant."""
         self._catalog.add_file(tenant.name, info)
+        if self._upkeep is not None:
+            self._upkeep.acknowledged(tenant, info)
         extra = {"db": tenant.name, "level": info.level, "txid": info.max_txid}
         _log.debug("ltx file uploaded", extra=extra)
+
+    def listed(self, tenant: ManagedTenant, files: list[FileInfo]) -> None:
+        """Record what a listing of a replica showed; to be given to each tenant."""
+        self._catalog.replace_files(tenant.name, files)
 
     def _find(self, name: str) -> Entry | None:
         entry = self._entries.get(name)
@@ -172,22 +188,44 @@ class Store:
         timeout: float | None = 0.0
         while not self._stopping.is_set():
             try:
-                for dirty in self.watcher.poll(timeout):
-                    self._wake_all([str(dirty.path)] if dirty.path else list(self._entries))
+                self._wake_changed(timeout)
                 timeout = self.on_tick() if self.on_tick else None
             except Exception:
                 _log.exception("internal error in the watcher", extra={"op": "watch"})
                 timeout = _PARK_RETRY_SECONDS
                 self._clock.wait(self._stopping, timeout)
 
-    def _wake_all(self, names: Iterable[str]) -> None:
-        for name in names:
-            self.wake(name)
+    def _wake_changed(self, timeout: float | None) -> None:
+        for dirty in self.watcher.poll(timeout):
+            for name in [str(dirty.path)] if dirty.path else list(self._entries):
+                self.wake(name)
 
     def _fire(self, key: tuple[str, str]) -> None:
         kind, name = key
-        pool = self._syncs if kind == SYNC else self._uploads
-        pool.submit(name)
+        if kind == MAINTAIN and self._upkeep is not None:
+            self._upkeep.fire(name)
+        else:
+            (self._syncs if kind == SYNC else self._uploads).submit(name)
+
+    # --- what maintenance asks for ----------------------------------------------------------------
+
+    def schedule(self, kind: str, name: str, delay: float) -> None:
+        """Let a tenant be fired in ``delay`` seconds at the latest."""
+        self._scheduler.schedule((kind, name), delay)
+
+    def take_snapshot(self, name: str) -> None:
+        """Let the sync pool stage a snapshot of a tenant, waking it."""
+        entry = self._entries.get(name)
+        if entry is not None and self._drain is None:
+            entry.wants_snapshot = True
+            self._scheduler.schedule((SYNC, name))
+
+    def relist(self, name: str) -> None:
+        """Let the upload pool list a tenant's replica, and wake it if that shows damage."""
+        entry = self._entries.get(name)
+        if entry is not None and self._drain is None:
+            entry.wants_survey = True
+            self._uploads.submit(name)
 
     # --- sync pool --------------------------------------------------------------------------------
 
@@ -211,7 +249,21 @@ class Store:
             entry.next_sync = now + entry.interval
             tenant.sync()
             self._sync_succeeded(entry, drain)
+        if entry.wants_snapshot and drain is None:
+            self._take_snapshot(entry)
         self._after_sync(entry)
+
+    def _take_snapshot(self, entry: Entry) -> None:
+        """Stage a snapshot; that it fails must not hold up what is committed."""
+        tenant, entry.wants_snapshot = entry.tenant, False
+        try:
+            if tenant.snapshot():
+                self._uploads.submit(tenant.name)
+                return
+        except PyrepError as error:
+            complain(self._limiter, tenant, "snapshot", error)
+        if self._upkeep is not None:
+            self._upkeep.retry_snapshot(tenant)
 
     def _obey(self, entry: Entry) -> bool:
         """Run what operators asked for; return whether there was anything."""
@@ -223,8 +275,7 @@ class Store:
     def _sync_succeeded(self, entry: Entry, drain: Drain | None) -> None:
         tenant = entry.tenant
         entry.sync_backoff = entry.sync_backoff.succeeded()
-        if self._limiter.recovered((tenant.name, SYNC)):
-            _log.info("database can be synced again", extra={"db": tenant.name, "op": SYNC})
+        recovered(self._limiter, tenant, SYNC)
         if drain is not None:
             drain.synced(entry)
             self._uploads.submit(tenant.name)  # also when nothing waits: it reports the end
@@ -234,7 +285,9 @@ class Store:
     def _after_sync(self, entry: Entry) -> None:
         """Park the tenant if it is time, and say when it is looked at next."""
         tenant = entry.tenant
-        wants_park = tenant.attached and self._try_park(entry)
+        wants_park = tenant.attached and self._parking.try_park(
+            entry, draining=self._drain is not None
+        )
         if tenant.attached and self._drain is None:
             delay = max(0.0, entry.next_sync - self._clock.monotonic())
             if wants_park:
@@ -243,40 +296,6 @@ class Store:
             self._record(entry, gently=True)
         elif not tenant.attached:
             self._rest(entry)
-
-    def _try_park(self, entry: Entry) -> bool:
-        """Park if somebody asked, the place is needed or nothing happens; True: it is wanted."""
-        tenant = entry.tenant
-        now = self._clock.monotonic()
-        if entry.park is not None:
-            tenant.park(force=now >= entry.park.force_at)
-            return True
-        if self._drain is not None:
-            return tenant.park(force=True)  # others may wait for its place
-        if self._budget.waiting:
-            return self._yield_place(entry)
-        idle = tenant.idle_seconds() - tenant.idle_limit()
-        if idle < 0:
-            return False
-        tenant.park(force=idle >= _SEAL_PATIENCE_SECONDS)
-        return True
-
-    def _yield_place(self, entry: Entry) -> bool:
-        """Give the place up to one that waits: quiet tenants at once, all when none is quiet."""
-        tenant = entry.tenant
-        starving = self._budget.longest_wait() > entry.interval
-        quiet = tenant.idle_seconds() >= entry.interval
-        if not quiet and not starving:
-            return False
-        if not quiet and not self._crowded:
-            self._crowded = True
-            _log.warning(
-                "more databases are busy than may be attached; they take turns and lag more",
-                extra={"op": "attach", "max-attached": self._budget.limit},
-            )
-        if not tenant.park() and starving:
-            tenant.park(force=True)
-        return True
 
     def _rest(self, entry: Entry) -> None:
         """Leave a parked tenant to the sweep."""
@@ -330,14 +349,15 @@ class Store:
         if entry is None:
             return
         tenant = entry.tenant
-        if tenant.needs_survey:
+        if tenant.needs_survey or entry.wants_survey:
             tenant.survey()
-            self._upload_succeeded(entry)
+            entry.wants_survey = False
+            self._upload_succeeded(entry, LIST)
             self._syncs.submit(name)  # it waited for this
         for _ in range(_FILES_PER_TURN):
             if not tenant.upload_next():
                 break
-            self._upload_succeeded(entry)
+            self._upload_succeeded(entry, UPLOAD)
         if tenant.pending:
             self._uploads.submit(name)  # after the others
             return
@@ -345,18 +365,17 @@ class Store:
         if self._drain is not None:
             self._drain.uploaded(entry)
 
-    def _upload_succeeded(self, entry: Entry) -> None:
+    def _upload_succeeded(self, entry: Entry, op: str) -> None:
         entry.upload_backoff = entry.upload_backoff.succeeded()
-        if self._limiter.recovered((entry.tenant.name, UPLOAD)):
-            extra = {"db": entry.tenant.name, "op": UPLOAD}
-            _log.info("replica accepts files again", extra=extra)
+        recovered(self._limiter, entry.tenant, op)
 
     def _upload_failed(self, name: str, error: Exception) -> None:
         entry = self._entries.get(name)
         if entry is None:
             return
         entry.error = str(error)
-        complain(self._limiter, entry.tenant, UPLOAD, error)
+        op = LIST if entry.tenant.needs_survey or entry.wants_survey else UPLOAD
+        complain(self._limiter, entry.tenant, op, error)
         self._record(entry)
         if entry.tenant.needs_survey and entry.park is not None:
             park, entry.park = entry.park, None
@@ -396,15 +415,7 @@ class Store:
     def take_over(self, pattern: str, answer: Answer) -> None:
         """End the fencing of a database, or of all fenced ones that a glob matches."""
         entry = self._find(pattern)
-        if entry is not None:
-            chosen = [entry]
-        else:
-            chosen = [
-                other
-                for other in self._all_entries()
-                if fnmatchcase(other.tenant.name, pattern)
-                and other.tenant.status().state == "fenced"
-            ]
+        chosen = [entry] if entry else fenced_matches(self._all_entries(), pattern)
         if not chosen:
             answer(False, f"no such database, and no fenced one that matches: {pattern}")
             return
@@ -426,25 +437,38 @@ class Store:
         *,
         everything: bool = False,
         interrupted: Callable[[], bool] = lambda: False,
+        latecomers: Callable[[], bool] = lambda: False,
     ) -> list[Unsent]:
         """Sync what is dirty once more, upload until the time is over, close all tenants.
 
-        ``everything`` takes every tenant and tries each once.  Returns what was not uploaded.
+        ``everything`` takes every tenant and tries each once.  ``latecomers`` is called
+        meanwhile until it says that no more tenants are to come; it registers those that do.
+        Returns what was not uploaded.
         """
         self.stop_watching()
-        entries = self._all_entries()
+        if self._upkeep is not None:
+            self._upkeep.stop()
         drain = Drain(self._clock, timeout, retry_interval, once=everything)
-        dirty = [entry for entry in entries if everything or self._is_dirty(entry)]
-        drain.begin(dirty)
+
+        def more() -> bool:
+            coming = latecomers()
+            self._sync_last(drain, everything)
+            return coming
+
+        self._sync_last(drain, everything)
+        drain.wait(interrupted, more)
+        unsent = drain.unsent()
+        self._close(self._all_entries(), hurry=interrupted())
+        return unsent
+
+    def _sync_last(self, drain: Drain, everything: bool) -> None:
+        """Sync the tenants that the drain does not know yet, if they need it."""
+        dirty = drain.begin(self._all_entries(), lambda e: everything or is_dirty(e))
         self._drain = drain
         for entry in dirty:
             entry.next_sync = 0.0
             self._scheduler.cancel((UPLOAD, entry.tenant.name))
             self._syncs.submit(entry.tenant.name)
-        drain.wait(interrupted)
-        unsent = drain.unsent()
-        self._close(entries, hurry=interrupted())
-        return unsent
 
     def stop_watching(self) -> None:
         """End the watcher's thread: from now on nothing wakes by itself."""
@@ -455,34 +479,15 @@ class Store:
             self._watch_thread = None
         self.watcher.close()
 
-    def _is_dirty(self, entry: Entry) -> bool:
-        tenant = entry.tenant
-        try:
-            return tenant.attached or tenant.pending or tenant.changed()
-        except OSError:
-            return True
-
     def _close(self, entries: list[Entry], *, hurry: bool) -> None:
         self._scheduler.stop()
         self._uploads.close(0.0 if hurry else _JOIN_SECONDS)
+        if self._upkeep is not None:
+            self._upkeep.close(0.0 if hurry else _JOIN_SECONDS)
         running = set(self._syncs.close(_JOIN_SECONDS))
-        self.closed_in_order = not running
-        closing = Pool("close", self._syncs.size, self._close_one, self._close_failed)
-        closing.start()
-        for entry in entries:
-            if entry.tenant.name not in running:
-                closing.submit(entry.tenant.name)
-        closing.finish()
-
-    def _close_one(self, name: str) -> None:
-        entry = self._entries[name]
-        entry.tenant.close()
-        self._record(entry)
-
-    def _close_failed(self, name: str, error: Exception) -> None:
-        self.closed_in_order = False
-        extra = {"db": name, "op": "close", "error": str(error)}
-        _log.error("cannot close database in order", extra=extra)
+        idle = {e.tenant.name: e for e in entries if e.tenant.name not in running}
+        closed = close_tenants(idle, self._syncs.size, self._record)
+        self.closed_in_order = closed and not running
 
     # --- reporting --------------------------------------------------------------------------------
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 
 from pyrep.errors import PyrepError
-from pyrep.store.entry import ManagedTenant
+from pyrep.store.entry import Entry, ManagedTenant
 
-__all__ = ["Tally"]
+__all__ = ["Tally", "fenced_matches"]
 
 
 class Tally:
@@ -35,3 +36,9 @@ class Tally:
         if last:
             text = f"taken over: {', '.join(self._done)}" if self._done else ""
             self._answer(not self._failed, "; ".join(filter(None, [text, *self._failed])))
+
+
+def fenced_matches(entries: Iterable[Entry], pattern: str) -> list[Entry]:
+    """Return the fenced tenants whose names a glob matches."""
+    matching = (entry for entry in entries if fnmatchcase(entry.tenant.name, pattern))
+    return [entry for entry in matching if entry.tenant.status().state == "fenced"]

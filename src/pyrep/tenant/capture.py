@@ -12,14 +12,14 @@ from pathlib import Path
 
 from pyrep import _checksum, _ltx, _wal, osfs
 from pyrep.errors import DatabaseBusyError, DatabaseError, WALError
-from pyrep.ids import TXID, lock_pgno
-from pyrep.ltxfile import format_name
+from pyrep.ids import SNAPSHOT_LEVEL, TXID, lock_pgno
+from pyrep.ltxfile import FileInfo, format_name
 from pyrep.ltxio import LTXWriter
 from pyrep.sqlite import Attachment
 from pyrep.tenant.continuity import Change, WALView, read_snapshot_map
 from pyrep.tenant.pages import WINDOW_PAGES, LocalPages, PageTable, StagedPages
 from pyrep.tenant.position import SyncState
-from pyrep.tenant.statedir import create_file
+from pyrep.tenant.statedir import create_file, staged_name
 
 __all__ = ["Capture", "SnapshotSource", "SpoolFullError"]
 
@@ -148,15 +148,26 @@ class Capture:
         counter = int.from_bytes(head[24:28], "big")
         return SnapshotSource(view, {}, self.att.page_count(), page_size, (0, 0), counter)
 
-    def stage_all(
-        self, source: SnapshotSource, *, min_txid: int = 0
-    ) -> tuple[StagedPages, SyncState]:
-        """Stage every page as the next TXID; ``min_txid=1`` makes it a level-9 file as well."""
-        header = self._header(
-            source.commit, source.page_size, wal=self._wal_fields(source), min_txid=min_txid
-        )
+    def stage_all(self, source: SnapshotSource) -> tuple[StagedPages, SyncState]:
+        """Stage every page as the next TXID."""
+        header = self._header(source.commit, source.page_size, wal=self._wal_fields(source))
         staged = self._write_windows(header, source, self._all_pages(source), full=True)
         return staged, self._at_source(staged, source)
+
+    def stage_snapshot(self, source: SnapshotSource, *, following: bool) -> StagedPages:
+        """Stage every page as a level-9 file.
+
+        It is the state of the position, with the time of that; ``following``: that of the next
+        TXID, which is staged after it.
+        """
+        header = self._header(
+            source.commit,
+            source.page_size,
+            wal=self._wal_fields(source),
+            snapshot_of=self.state.txid + following,
+        )
+        pages = self._all_pages(source)
+        return self._write_windows(header, source, pages, full=True, level=SNAPSHOT_LEVEL)
 
     def stage_diff(self, source: SnapshotSource) -> tuple[StagedPages | None, SyncState]:
         """Stage the pages that differ from the page-checksum table; None if none does."""
@@ -245,17 +256,18 @@ class Capture:
     # --- writing ---
 
     def _header(
-        self, commit: int, page_size: int, *, wal: tuple[int, int, WALView], min_txid: int = 0
+        self, commit: int, page_size: int, *, wal: tuple[int, int, WALView], snapshot_of: int = 0
     ) -> _ltx.Header:
-        txid = TXID(self.state.txid + 1)
+        txid = TXID(snapshot_of or self.state.txid + 1)
+        new = txid > self.state.txid
         offset, size, view = wal
         salts = view.salts if size else (0, 0)
         return _ltx.Header(
             page_size=page_size,
             commit=commit,
-            min_txid=min_txid or txid,
+            min_txid=1 if snapshot_of else txid,
             max_txid=txid,
-            timestamp_ms=max(self.timestamp_ms, self.state.timestamp_ms),
+            timestamp_ms=max(self.timestamp_ms if new else 0, self.state.timestamp_ms),
             wal_offset=offset,
             wal_size=size,
             wal_salt1=salts[0],
@@ -282,8 +294,9 @@ class Capture:
         windows: Iterable[array[int]],
         *,
         full: bool,
+        level: int = 0,
     ) -> StagedPages:
-        name = format_name(header.min_txid, header.max_txid)
+        name = staged_name(FileInfo(level, TXID(header.min_txid), TXID(header.max_txid)))
         pgnos, crcs = array("I"), array("Q")
         with create_file(self.base, name + ".tmp", "stage", self.like) as fd:
             writer = LTXWriter(fd, header, op="stage")

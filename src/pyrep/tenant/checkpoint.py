@@ -75,6 +75,10 @@ class Checkpointer:
         )
 
     def emergency(self, log: int) -> bool:
-        """Return whether checkpoints fell short for rounds and the WAL is past its limit."""
+        """Return whether checkpoints fell short for rounds and the WAL is past its limit.
+
+        Not while a reader pins the WAL: a write lock would not move it.
+        """
         limit = self.settings.truncate_page_n or DEFAULT_TRUNCATE_PAGES
-        return limit > 0 and log >= limit and self.short_rounds >= _ROUNDS_BEFORE_EMERGENCY
+        late = self.short_rounds >= _ROUNDS_BEFORE_EMERGENCY and not self.pinned_since
+        return limit > 0 and log >= limit and late

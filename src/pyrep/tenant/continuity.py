@@ -18,7 +18,7 @@ from pyrep.ids import Salts
 from pyrep.sqlite import Attachment
 from pyrep.tenant.position import SyncState
 
-__all__ = ["Change", "WALView", "look", "prove", "read_snapshot_map"]
+__all__ = ["Change", "WALView", "decide", "look", "prove", "read_snapshot_map"]
 
 _ATTEMPTS = 60
 _PAUSE_SECONDS = 0.001
@@ -90,12 +90,14 @@ def prove(
 
     :raises DatabaseBusyError: the WAL moved at every look; R stays where it is
     """
+    if not state.end_offset:
+        return Change("diff", look(att), reason="the place in the WAL is not known")
     stable = 0
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(_PAUSE_SECONDS)
         view = look(att)
-        change = _decide(att, state, view, unbroken, page_crc, max_bytes)
+        change = decide(att, state, view, unbroken, page_crc, max_bytes)
         if att.wal_header() != view.raw:
             stable = 0
             continue
@@ -107,7 +109,7 @@ def prove(
     raise DatabaseBusyError(f"{att.path}: the WAL moves faster than it can be read")
 
 
-def _decide(
+def decide(
     att: Attachment,
     state: SyncState,
     view: WALView,
@@ -115,11 +117,15 @@ def _decide(
     page_crc: Callable[[int], int],
     max_bytes: int,
 ) -> Change | None:
+    """Decide how the database moved on from ``state`` to exactly ``view``, under R.
+
+    None if frames are not there as the index says.
+    """
     header = view.header
     if header is None or view.log == 0:
         if unbroken:
             return Change("none", view)
-        return Change("diff", view, reason="the WAL was removed or reset by another program")
+        return Change("diff", view, reason="the WAL no longer holds the place of the last sync")
     if header.page_size != state.page_size:
         return Change("diff", view, reason="the page size changed")
     if view.salts != state.salts:

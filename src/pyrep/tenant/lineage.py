@@ -18,7 +18,7 @@ from pyrep.restore.plan import chain_head, gaps
 from pyrep.storage.base import ReplicaClient
 from pyrep.tenant.position import SyncState
 
-__all__ = ["Action", "Remote", "Verdict", "describe_writer", "judge", "survey"]
+__all__ = ["Action", "Remote", "Verdict", "describe_writer", "judge", "listing", "survey"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,13 @@ class Verdict:
     cause: str = ""
 
 
-def survey(client: ReplicaClient) -> Remote:
-    """List a replica once, all levels, and read the header of its newest file."""
-    files = [info for level in range(SNAPSHOT_LEVEL + 1) for info in client.list_ltx(level)]
+def listing(client: ReplicaClient) -> list[FileInfo]:
+    """List a replica once, all levels."""
+    return [info for level in range(SNAPSHOT_LEVEL + 1) for info in client.list_ltx(level)]
+
+
+def survey(client: ReplicaClient, files: Sequence[FileInfo]) -> Remote:
+    """Look at a listing, and read the header of the newest file."""
     if not files:
         return Remote()
     newest = max(files, key=lambda info: (info.max_txid, -info.level))
@@ -96,11 +100,14 @@ def judge(state: SyncState, known: bool, staged: Sequence[Header], remote: Remot
         return Verdict(Action.HEAL, base, f"the replica was cut back: it lacks {lost}")
     if not ours or state.take_over:
         hand = "Litestream" if not header.is_pyrep else "another pyrep"
-        return Verdict(
-            Action.ALL_PAGES, base, f"the newest file on the replica (txid {base}) is {hand}'s"
-        )
-    if remote.top == durable or _is_staged(staged, remote.top, header):
+        cause = f"the newest file on the replica (txid {base}) is {hand}'s"
+        return Verdict(Action.ALL_PAGES, base, "the replica was taken over" if ours else cause)
+    if remote.top == durable:
         return Verdict(Action.CONTINUE, remote.top)
+    if _is_staged(staged, remote.top, header):
+        # A level-9 file goes before its level-0 twin: then the twin is still to be uploaded.
+        alone = remote.newest is not None and remote.newest.level > 0
+        return Verdict(Action.CONTINUE, TXID(remote.top - 1) if alone else remote.top)
     return Verdict(Action.ALL_PAGES, base, f"the replica is ahead of us (txid {remote.top})")
 
 

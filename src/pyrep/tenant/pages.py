@@ -75,6 +75,13 @@ class PageTable:
                 checksum ^= _checksum.database_checksum(entries, first, table.page_size)
             return table if checksum == table.db_checksum else None
 
+    @classmethod
+    def peek(cls, base: Path) -> TXID | None:
+        """Return the TXID that the table's header names, unproven; None without a table."""
+        with _table_fd(base, os.O_RDONLY) as fd:
+            table = None if fd is None else cls._parse(os.pread(fd, _HEADER_SIZE, 0))
+        return table.txid if table is not None else None
+
     def write(self, base: Path, windows: Iterable[array[int]], like: os.stat_result | None) -> None:
         """Write the table whole; ``windows`` are the checksums of page 1 and on."""
         with create_file(base, TABLE_NAME + ".tmp", "table", like) as fd:

@@ -51,7 +51,8 @@ class Fingerprint:
 class SyncState:
     """Hold the local position of a tenant; continuity and checkpoints go by it.
 
-    ``end_offset`` (bytes) is just past the last commit frame that was staged, ``checksum`` that
+    ``end_offset`` (bytes) is just past the last commit frame that was staged (0 = unknown: only a
+    diff leads on; that must outlive the run that found it out), ``checksum`` that
     frame's cumulative checksum (None after an unclean stop: then the frame is recognised by its
     page), ``commit`` the database size in pages, ``db_checksum`` the
     database checksum (0 = unknown).  ``fingerprint`` exists only for a tenant parked with
@@ -110,3 +111,7 @@ class SyncState:
     def unsealed(self) -> SyncState:
         """Return the state without its fingerprint."""
         return replace(self, fingerprint=None) if self.fingerprint else self
+
+    def unproven(self) -> SyncState:
+        """Return the state without a place in the WAL: the next sync, of any run, is a diff."""
+        return replace(self, salts=Salts(0, 0), end_offset=0, fingerprint=None)

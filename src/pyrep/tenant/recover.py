@@ -31,22 +31,32 @@ class StagedFile:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """Hold the position to go on from, the files to upload, and why a diff is needed (or '')."""
+    """Hold the position to go on from, the files to upload, and why a diff is needed (or '').
+
+    ``kept`` are files that the storage has and that stay for compaction and the next start.
+    """
 
     state: SyncState
     pages: LocalPages
     queue: list[FileInfo]
+    kept: list[FileInfo]
     diff_cause: str
 
 
-def staged_files(folder: StateDir, name: str) -> list[StagedFile]:
-    """Verify the staged level-0 files; a damaged one (a power cut) ends the list and is named."""
+def staged_files(folder: StateDir, name: str, top: TXID) -> list[StagedFile]:
+    """Verify the staged level-0 files; a damaged one (a power cut) ends the list and is named.
+
+    ``top`` is the replica's newest TXID: of the older files only those are looked at that the
+    page-checksum table lacks.
+    """
     found: list[StagedFile] = []
     if not folder.exists():
         return found
     with folder.base() as base:
+        table = PageTable.peek(base)
+        first = top if table is None else min(top, table + 1)
         for info in folder.staged():
-            if info.level:
+            if info.level or info.max_txid < first:
                 continue
             try:
                 found.append(_verified(base, info))
@@ -67,30 +77,40 @@ def _verified(base: Path, info: FileInfo) -> StagedFile:
 
 
 def recover(
-    folder: StateDir, saved: SyncState, durable: TXID, staged: list[StagedFile]
+    folder: StateDir, saved: SyncState, durable: TXID, staged: list[StagedFile], merged: TXID
 ) -> Recovered:
     """Bring position, table and upload queue to what really is there.
 
     ``durable`` is the replica's newest TXID, which is ours.  Files that follow it without a gap
     are uploaded; later ones are deleted: they were never uploaded, so their numbers are free.
+    So are those that level 1 holds, up to ``merged``, but the newest.
     """
     by_txid = {file.info.max_txid: file for file in staged}
     follow: list[StagedFile] = []
     while durable + len(follow) + 1 in by_txid:
         follow.append(by_txid[TXID(durable + len(follow) + 1)])
-    kept = {file.info.max_txid for file in follow} | {durable}
-    folder.discard([info for info in folder.staged() if info.max_txid not in kept or info.level])
+    kept, gone = [], []
+    for info in folder.staged():
+        stays = info.max_txid == durable or merged < info.max_txid < durable
+        if stays and not info.level:
+            kept.append(info)
+        elif info.level or info.max_txid not in {file.info.max_txid for file in follow}:
+            gone.append(info)
+    folder.discard(gone)
     pages = _pages(folder, durable, by_txid, follow)
     last = TXID(durable + len(follow))
     newest = by_txid.get(last)
     state, cause = _position(saved, last, newest)
     state = replace(state, txid=last, durable_txid=durable, db_checksum=pages.db_checksum)
+    if last and not pages.usable:
+        cause = cause or "the page checksums are gone"
     if pages.usable:
         state = replace(state, commit=pages.commit, page_size=pages.page_size)
     return Recovered(
         state,
         pages,
         [file.info for file in follow],
+        kept,
         cause,
     )
 
@@ -125,7 +145,7 @@ def _position(saved: SyncState, last: TXID, newest: StagedFile | None) -> tuple[
         return saved, ""
     if newest is None:
         cause = "pyrep's record of its last position is gone"
-        return replace(saved.unsealed(), end_offset=0, salts=Salts(0, 0)), cause
+        return saved.unproven(), cause
     header = newest.header
     state = replace(
         saved.unsealed(),

@@ -5,26 +5,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pyrep.config.expand import TenantSpec
 from pyrep.errors import DatabaseBusyError
-from pyrep.sqlite import Attachment, CheckpointState
+from pyrep.sqlite import Attachment
 from pyrep.tenant.checkpoint import Checkpointer
 from pyrep.tenant.continuity import look
 from pyrep.tenant.opening import check_openable
 from pyrep.tenant.position import Fingerprint, SyncState
 
-__all__ = ["Seal", "Session", "wal_print"]
+__all__ = ["Seal", "Session", "prints", "wal_print"]
 
 _log = logging.getLogger(__name__)
 _REST_NS = 1_050_000_000  # a fingerprint counts only if its mtime was over a second old when taken
 _TRUNCATE_WAL_BYTES = 64 << 20
-_BUSY_ATTEMPTS = 20
 _CHECKPOINT_ATTEMPTS = 3
-_BUSY_PAUSE_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,19 @@ class Seal:
 def wal_print(status: os.stat_result) -> tuple[int, int, int] | None:
     """Return what identifies a WAL that is not empty: inode, size, mtime in ns."""
     return (status.st_ino, status.st_size, status.st_mtime_ns) if status.st_size else None
+
+
+def prints(path: Path) -> tuple[Fingerprint | None, tuple[int, int, int] | None]:
+    """Return what identifies a database file and a WAL that is not empty, without opening them.
+
+    What cannot be looked at is None, which is a change too: waking the tenant names the reason.
+    """
+    database, wal = None, None
+    with contextlib.suppress(OSError):
+        database = Fingerprint.of(os.stat(path, follow_symlinks=False))
+    with contextlib.suppress(OSError):
+        wal = wal_print(os.stat(f"{path}-wal", follow_symlinks=False))
+    return database, wal
 
 
 class Session:
@@ -82,26 +93,18 @@ class Session:
             return "the database file was written by something other than SQLite"
         return ""
 
-    def noop(self) -> CheckpointState:
-        """Ask for mxFrame and the backfilled frames, with patience."""
-        for _ in range(_BUSY_ATTEMPTS):
-            with contextlib.suppress(DatabaseBusyError):
-                return self.att.noop()
-            time.sleep(_BUSY_PAUSE_SECONDS)
-        return self.att.noop()
-
     def move(self) -> None:
         """Move R after a successful sync, unless it stands where it blocks nobody.
 
         On mark 0 with nothing new R stops no restart and no reader of mark 0 needs to move.
         """
         raw = self.att.wal_header()
-        before = self.noop()
+        before = self.att.noop()
         settled = before.log <= 0 or before.log == before.backfilled
         if self._zero is not None and settled:
             return
         self.att.move()
-        same = self.noop() == before and self.att.wal_header() == raw
+        same = self.att.noop() == before and self.att.wal_header() == raw
         self._zero = Fingerprint.of(self.att.stat()) if settled and same else None
 
     def checkpoint(self, now: float, ship: Callable[[], bool]) -> None:
@@ -112,7 +115,7 @@ class Session:
         commit during the PASSIVE does so too, hence the attempts.  Nothing is backfilled that
         was not staged, since R's mark bounds it.
         """
-        state = self.noop()
+        state = self.att.noop()
         if not self.checkpointer.due(state.log, state.backfilled, now):
             return
         for _ in range(_CHECKPOINT_ATTEMPTS):
@@ -120,7 +123,7 @@ class Session:
             self.move()
             ship()
             done = self.checkpointer.run(self.att, now)
-            state = self.noop()
+            state = self.att.noop()
             if done is None or done.backfilled < mark or state.log == state.backfilled:
                 break
         if done is None:

@@ -16,6 +16,8 @@ class Spool:
         self._lock = threading.Lock()
         self._held: dict[str, int] = {}  # guarded by _lock
         self._total = 0  # guarded by _lock
+        self._kept: dict[str, int] = {}  # guarded by _lock
+        self._kept_total = 0  # guarded by _lock
 
     def hold(self, name: str, size: int) -> None:
         """Note that a tenant holds ``size`` bytes now."""
@@ -23,6 +25,19 @@ class Spool:
             self._total += size - self._held.pop(name, 0)
             if size:
                 self._held[name] = size
+
+    def keep(self, name: str, size: int) -> None:
+        """Note that a tenant keeps ``size`` bytes now that may go when room is needed."""
+        with self._lock:
+            self._kept_total += size - self._kept.pop(name, 0)
+            if size:
+                self._kept[name] = size
+
+    @property
+    def crowded(self) -> bool:
+        """Return whether all that is held and kept goes beyond the limit."""
+        with self._lock:
+            return self._total + self._kept_total > self.limit
 
     @property
     def left(self) -> int:

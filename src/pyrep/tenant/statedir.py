@@ -5,40 +5,58 @@ link, and everything in it is reached through that descriptor.  It is flat:
 
 ``state.json``
     the position (:class:`~pyrep.tenant.position.SyncState`)
+``lock``
+    held (flock) by the process that works with the database
 ``pages``
     the page-checksum table (:mod:`pyrep.tenant.pages`)
-``<min>-<max>.ltx``
-    staged files; one TXID is a level-0 file, a range from 1 a level-9 file
+``<txid>-<txid>.ltx``
+    staged level-0 files
+``snapshot-<min>-<max>.ltx``
+    staged snapshots
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from pyrep import osfs
-from pyrep.errors import DatabaseError
+from pyrep.errors import DatabaseBusyError, DatabaseError
 from pyrep.ids import SNAPSHOT_LEVEL, TXID
 from pyrep.ltxfile import FileInfo, parse_name
 from pyrep.tenant.position import SyncState
 
-__all__ = ["StateDir", "create_file", "staged_level"]
+__all__ = ["StateDir", "create_file", "staged_name"]
 
 _STATE = "state.json"
+_LOCK = "lock"
+_SNAPSHOT = "snapshot-"  # a snapshot of TXID 1 has the range of the level-0 file
 
 
-def staged_level(min_txid: int, max_txid: int) -> int:
-    """Return the level that a staged file is meant for."""
-    return 0 if min_txid == max_txid else SNAPSHOT_LEVEL
+def staged_name(info: FileInfo) -> str:
+    """Return the name of a staged file, by the level that it is meant for."""
+    return f"{_SNAPSHOT}{info.name}" if info.level == SNAPSHOT_LEVEL else info.name
+
+
+def _parse_staged(name: str) -> tuple[int, TXID, TXID] | None:
+    """Return level and TXIDs of a staged file's name, or None if it is not one."""
+    level = SNAPSHOT_LEVEL if name.startswith(_SNAPSHOT) else 0
+    txids = parse_name(name.removeprefix(_SNAPSHOT))
+    if txids is None or (not level and txids[0] != txids[1]):
+        return None
+    return level, *txids
 
 
 class StateDir:
-    """Reach the files of one state directory; holds no descriptor between calls."""
+    """Reach the files of one state directory; holds a descriptor only while it is owned."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock_fd = -1
+        self._saved: SyncState | None = None
 
     def exists(self) -> bool:
         """Return whether the directory is there (and is no link)."""
@@ -77,6 +95,43 @@ class StateDir:
         finally:
             os.close(fd)
 
+    def own(self) -> bool:
+        """Take the directory for this process; return whether what we know of it may be stale.
+
+        That is so unless the position saved there is the one that we saved last.  Held until
+        :meth:`disown`; a second call changes nothing.
+
+        :raises DatabaseBusyError: another process works with it
+        """
+        if self._lock_fd >= 0:
+            return False
+        with self.base() as base:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            fd = osfs.open_file("state.lock", base / _LOCK, flags)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            raise DatabaseBusyError(
+                f"another pyrep process works with it (state directory {self.path})",
+                hint="Run one daemon for a database: stop the other, or take the database out "
+                "of one of the two configurations.",
+            ) from error
+        self._lock_fd = fd
+        there = self.load()
+        return self._saved is None or (there is not None and there != self._saved)
+
+    @property
+    def owned(self) -> bool:
+        """Return whether this process has the directory."""
+        return self._lock_fd >= 0
+
+    def disown(self) -> None:
+        """Let other processes use the directory."""
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
     def load(self) -> SyncState | None:
         """Return the saved position, or None if there is none that can be read."""
         if not self.exists():
@@ -97,6 +152,7 @@ class StateDir:
             osfs.replace("state.rename", base / (_STATE + ".tmp"), base / _STATE)
             if durable:
                 osfs.fsync_dir("state.fsync_dir", base)
+        self._saved = state
 
     def staged(self) -> list[FileInfo]:
         """List the staged files: level 9 first, then by TXID."""
@@ -105,20 +161,18 @@ class StateDir:
         found = []
         with self.base() as base, os.scandir(base) as entries:
             for entry in entries:
-                txids = parse_name(entry.name)
-                if txids and entry.is_file(follow_symlinks=False):
+                place = _parse_staged(entry.name)
+                if place and entry.is_file(follow_symlinks=False):
                     status = entry.stat(follow_symlinks=False)
                     ms = status.st_mtime_ns // 1_000_000
-                    found.append(
-                        FileInfo(staged_level(*txids), txids[0], txids[1], status.st_size, ms)
-                    )
+                    found.append(FileInfo(*place, status.st_size, ms))
         return sorted(found, key=lambda info: (info.max_txid, -info.level))
 
     def discard(self, infos: list[FileInfo]) -> None:
         """Delete staged files."""
         with self.base() as base:
             for info in infos:
-                osfs.unlink("stage.unlink", base / info.name, missing_ok=True)
+                osfs.unlink("stage.unlink", base / staged_name(info), missing_ok=True)
 
     def discard_after(self, txid: TXID) -> list[FileInfo]:
         """Delete the staged files past ``txid``; return those that went."""
@@ -141,7 +195,7 @@ class StateDir:
         if not self.exists():
             return []
         with self.base() as base:
-            names = sorted(entry.name for entry in os.scandir(base))
+            names = sorted(entry.name for entry in os.scandir(base) if entry.name != _LOCK)
             for name in names:
                 osfs.unlink("state.unlink", base / name, missing_ok=True)
         return names

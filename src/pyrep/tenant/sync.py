@@ -13,25 +13,28 @@ from dataclasses import replace
 from pyrep.clock import Clock, to_ms
 from pyrep.config.expand import TenantSpec
 from pyrep.errors import DatabaseBusyError, DatabaseError, FencedError
-from pyrep.ids import TXID
+from pyrep.ids import SNAPSHOT_LEVEL, TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.sqlite import WAL_VERSIONS
 from pyrep.tenant.capture import Capture, SpoolFullError
-from pyrep.tenant.continuity import Change, prove
+from pyrep.tenant.continuity import Change, WALView, decide, prove
+from pyrep.tenant.kept import Kept
 from pyrep.tenant.lineage import Action, Remote, Verdict
 from pyrep.tenant.pages import LocalPages, StagedPages, sync_table
-from pyrep.tenant.position import SyncState, boot_id
+from pyrep.tenant.position import Fingerprint, SyncState, boot_id
 from pyrep.tenant.recover import Recovered
 from pyrep.tenant.session import Session
 from pyrep.tenant.spool import Spool
-from pyrep.tenant.statedir import StateDir, staged_level
+from pyrep.tenant.statedir import StateDir
 
-__all__ = ["Engine", "fence_hint"]
+__all__ = ["Engine", "fence_hint", "info_of"]
 
 _log = logging.getLogger(__name__)
 _ALONE_SECONDS = 5.0
 _LONGEST_IDLE_SECONDS = 3600.0
 _ROLLBACK_WINDOW_PAGES = 256
+_ROLLBACK_ATTEMPTS = 8
+_ROLLBACK_PATIENCE_SECONDS = 1.0  # a large database is not read over and over
 
 
 class Engine:
@@ -49,6 +52,8 @@ class Engine:
         folder: StateDir,
         trusted_boots: frozenset[str],
         spool: Spool,
+        *,
+        keep_staged: bool,
     ) -> None:
         self.spec = spec
         self.name = str(spec.db_path)
@@ -59,6 +64,8 @@ class Engine:
         self.state = SyncState(1)
         self.pages = LocalPages(None)
         self.queue: deque[FileInfo] = deque()
+        limit = spec.settings.spool_limit
+        self.kept = Kept(folder, self.name, spool, limit, only_newest=not keep_staged)
         self.staged_at: dict[TXID, float] = {}
         self.session: Session | None = None
         self.heal_cause = self.all_cause = self.diff_cause = ""
@@ -66,7 +73,7 @@ class Engine:
         self.adopting = False
         self.changed_at = clock.monotonic()
         self._idle_factor = 1.0
-        self._counter: tuple[int, int] | None = None
+        self.counter: tuple[int, Fingerprint] | None = None
         self.left_behind = False
         self._logged: set[str] = set()
 
@@ -96,6 +103,8 @@ class Engine:
                 self.all_cause = verdict.cause or "this is the first backup"
         self.state = replace(state, timestamp_ms=max(state.timestamp_ms, newest_ms))
         self.replace_queue(found.queue if found is not None else [])
+        self.kept.adopt(found.kept if found is not None else [])
+        self.kept.trim(self.queued_bytes)
         self.save()
 
     def replace_queue(self, queue: list[FileInfo]) -> None:
@@ -112,8 +121,13 @@ class Engine:
         self._count_spool()
         return info
 
+    @property
+    def queued_bytes(self) -> int:
+        """Return the bytes that wait for their upload."""
+        return sum(info.size for info in self.queue)
+
     def _count_spool(self) -> int:
-        held = sum(info.size for info in self.queue)
+        held = self.queued_bytes
         self.spool.hold(self.name, held)
         return held
 
@@ -170,11 +184,11 @@ class Engine:
         boot, before = boot_id(), self.state
         trusted = before.boot_id in {"", boot} or before.boot_id in self.trusted_boots
         if before.txid and not trusted:
-            session.unbroken = False
+            session.unbroken, self.state = False, before.unproven()
             self.diff_cause = self.diff_cause or (
                 "the machine was restarted and pyrep had not been stopped cleanly"
             )
-        self.state = replace(before.unsealed(), boot_id=boot, wal_print=None)
+        self.state = replace(self.state.unsealed(), boot_id=boot, wal_print=None)
         if self.state == before:
             return
         try:
@@ -208,7 +222,7 @@ class Engine:
         if session is None:
             return True
         if session.rollback:
-            self.left_behind = self._counter != _rollback_counter(session)
+            self.left_behind = self.counter != _rollback_counter(session)
             self.detach()
             self._save_parked()
             return True
@@ -240,8 +254,9 @@ class Engine:
         session = self.session or self.attach()
         wrong = session.foreign_write()
         if wrong:
-            self.diff_cause = wrong
+            self.diff_cause, self.state = wrong, self.state.unproven()
             self.detach()
+            self.save()
             session = self.attach()
         if session.rollback:  # also after a replacement: R would block every commit
             return self._sync_rollback(session)
@@ -280,9 +295,20 @@ class Engine:
             if change.scan is None or not change.scan.limited:
                 return True
 
+    def ship_to(self, session: Session, view: WALView) -> bool:
+        """Stage what was committed up to exactly ``view``; False if that cannot be done."""
+        limit = self.spec.settings.max_sync_wal_bytes
+        change = decide(session.att, self.state, view, session.unbroken, self._page_crc, limit)
+        if change is None or change.kind == "diff":
+            return False
+        if change.scan is None or not change.scan.frames:
+            return True
+        self._stage_range(session, change)
+        return not change.scan.limited
+
     def _stage_range(self, session: Session, change: Change) -> None:
         try:
-            with self._capture(session) as capture:
+            with self.capturing(session) as capture:
                 self._record(*capture.stage_range(change))
         except DatabaseBusyError:
             # R forbids a restart here: somebody reset the WAL without asking SQLite.
@@ -294,9 +320,12 @@ class Engine:
             return self.pages.lookup(base, [pgno])[0]
 
     @contextlib.contextmanager
-    def _capture(self, session: Session) -> Iterator[Capture]:
+    def capturing(self, session: Session) -> Iterator[Capture]:
+        """Yield what stages files, with the room that is left for them."""
         limit = self.spec.settings.spool_limit
-        own, common = limit - self._count_spool(), self.spool.left
+        held = self._count_spool()
+        self.kept.trim(held)
+        own, common = limit - held, self.spool.left
         left = min(own, common)
         if left <= 0:
             which = (
@@ -324,15 +353,13 @@ class Engine:
     def _record(self, staged: StagedPages, state: SyncState) -> None:
         """Go on from a staged file: it is in the overlay and waits for its upload."""
         self.pages.staged.append(staged)
-        self._enqueue(staged, staged.txid)
+        self.staged_at[staged.txid] = self.clock.monotonic()
+        self.enqueue(info_of(staged, 0))
         self.state = state
 
-    def _enqueue(self, staged: StagedPages, min_txid: int) -> None:
-        level = staged_level(min_txid, staged.txid)
-        self.queue.append(
-            FileInfo(level, TXID(min_txid), staged.txid, staged.size, staged.timestamp_ms)
-        )
-        self.staged_at.setdefault(staged.txid, self.clock.monotonic())
+    def enqueue(self, info: FileInfo) -> None:
+        """Let a staged file wait for its upload."""
+        self.queue.append(info)
         self._count_spool()
 
     def _ship_diff(self, session: Session) -> bool:
@@ -340,7 +367,7 @@ class Engine:
         if not self.pages.usable:
             self.all_cause = f"{self.diff_cause}; there are no page checksums to compare with"
             return self._ship_all(session)
-        with self._capture(session) as capture:
+        with self.capturing(session) as capture:
             source = capture.source()
             if source.page_size != self.state.page_size:
                 self.heal_cause = "the page size changed"
@@ -359,13 +386,15 @@ class Engine:
     def _ship_all(self, session: Session) -> bool:
         """Stage every page; with a broken chain or a new page size a level-9 file comes first."""
         cause = self.heal_cause or self.all_cause or "this is the first backup"
-        with self._capture(session) as capture:
+        with self.capturing(session) as capture:
             source = capture.source()
             size_changed = self.state.page_size not in (0, source.page_size)
+            snapshot = None
             if (self.heal_cause or size_changed) and self.state.txid:
-                snapshot, _ = capture.stage_all(source, min_txid=1)
-                self._enqueue(snapshot, 1)
+                snapshot = capture.stage_snapshot(source, following=True)
             staged, state = capture.stage_all(source)
+        if snapshot is not None:  # not before both are there: they are one content
+            self.enqueue(info_of(snapshot, SNAPSHOT_LEVEL))
         self._log_why("shipping every page", cause)
         self._record(staged, replace(state, take_over=False))
         self.heal_cause = self.all_cause = self.diff_cause = ""
@@ -378,7 +407,7 @@ class Engine:
         header = self.remote.header if self.remote else None
         if header is None:
             raise DatabaseError(f"{self.name}: there is nothing to adopt on the replica")
-        with self._capture(session) as capture:
+        with self.capturing(session) as capture:
             found = capture.matching_position(header)
         self.adopting = False
         if found is None:
@@ -400,20 +429,31 @@ class Engine:
             self.detach()  # the application switched to WAL mode
             return self.sync()
         counter = _rollback_counter(session)
-        if counter == self._counter and not (self.heal_cause or self.all_cause or self.diff_cause):
+        if counter == self.counter and not (self.heal_cause or self.all_cause or self.diff_cause):
             return False
         if self.adopting:
             self._adopt(session)
         if not (self.heal_cause or self.all_cause or self.diff_cause) and self.state.page_size:
             self.diff_cause = "the database is not in WAL mode"
-        if self.diff_cause and not (self.heal_cause or self.all_cause):
-            staged = self._ship_diff(session)
-        else:
-            staged = self._ship_all(session)
-        self._counter = counter
+        deadline = self.clock.monotonic() + _ROLLBACK_PATIENCE_SECONDS
+        staged = False
+        for attempt in range(1, _ROLLBACK_ATTEMPTS + 1):
+            counter = _rollback_counter(session)
+            try:
+                staged = self._ship_rollback(session)
+                break
+            except DatabaseBusyError:  # a commit came between: normal under load
+                if attempt == _ROLLBACK_ATTEMPTS or self.clock.monotonic() >= deadline:
+                    raise
+        self.counter = counter
         self.changed_at = self.clock.monotonic()
         self._idle_factor = 1.0
         return staged
+
+    def _ship_rollback(self, session: Session) -> bool:
+        if self.diff_cause and not (self.heal_cause or self.all_cause):
+            return self._ship_diff(session)
+        return self._ship_all(session)
 
     # --- log ---
 
@@ -429,9 +469,18 @@ class Engine:
             _log.warning(message, extra={"db": self.name})
 
 
-def _rollback_counter(session: Session) -> tuple[int, int]:
-    """Return what tells of every commit while the database is not in WAL mode."""
-    return session.att.change_counter(), session.att.stat().st_size
+def info_of(staged: StagedPages, level: int) -> FileInfo:
+    """Return what a staged file will be on the replica."""
+    first = TXID(1) if level else staged.txid
+    return FileInfo(level, first, staged.txid, staged.size, staged.timestamp_ms)
+
+
+def _rollback_counter(session: Session) -> tuple[int, Fingerprint]:
+    """Return what tells of every change while the database is not in WAL mode.
+
+    SQLite counts its commits; a file that something else wrote shows by its times.
+    """
+    return session.att.change_counter(), Fingerprint.of(session.att.stat())
 
 
 def fence_hint(name: str) -> str:

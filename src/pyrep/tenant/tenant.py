@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from pyrep import compactor
 from pyrep.clock import Clock
 from pyrep.config.expand import TenantSpec
 from pyrep.errors import (
@@ -23,44 +22,30 @@ from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.base import ReplicaClient
 from pyrep.tenant import lineage, recover, upload
+from pyrep.tenant.acknowledge import acknowledge, supersede
 from pyrep.tenant.capture import SpoolFullError
 from pyrep.tenant.lineage import Action
-from pyrep.tenant.pages import sync_table
 from pyrep.tenant.position import Fingerprint, SyncState, new_node_id
-from pyrep.tenant.session import wal_print
+from pyrep.tenant.session import prints
+from pyrep.tenant.snapshot import stage_snapshot
 from pyrep.tenant.spool import Spool
 from pyrep.tenant.statedir import StateDir
+from pyrep.tenant.status import TenantStatus
 from pyrep.tenant.sync import Engine, fence_hint
+from pyrep.tenant.trouble import explain
 
 __all__ = ["Tenant", "TenantStatus"]
 
-_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-_TABLE_SYNC_TXIDS = 1000  # and at each park
-
-
-@dataclass(frozen=True, slots=True)
-class TenantStatus:
-    """Describe a tenant for reports; ``lag_seconds`` is the age of the oldest staged file."""
-
-    path: str
-    replica: str
-    state: str
-    local_txid: TXID
-    durable_txid: TXID
-    pending_files: int
-    pending_bytes: int
-    lag_seconds: float
-    error: str
-    node_id: int
+_SNAPSHOT_ATTEMPTS = 4
 
 
 class Tenant:
     """Replicate one database.
 
-    ``sync``, ``park``, ``close``, ``take_over`` and ``reset`` hold the tenant's lock and do local
-    work only; ``survey`` and ``upload_next`` go to the network and hold no lock there.  At most
-    one thread at a time runs the latter two.
+    ``sync``, ``snapshot``, ``park``, ``close``, ``take_over`` and ``reset`` hold the tenant's lock
+    and do local work only; ``survey``, ``upload_next``, ``compact``, ``listing`` and ``delete`` go
+    to the network and hold no lock there.  At most one thread at a time runs the first two of
+    these, and one the others.
     """
 
     def __init__(
@@ -72,21 +57,25 @@ class Tenant:
         trusted_boots: frozenset[str] = frozenset(),
         clock: Clock,
         spool: Spool | None = None,
+        keep_staged: bool = True,
         on_acknowledged: Callable[[Tenant, FileInfo], None] | None = None,
+        on_listed: Callable[[Tenant, list[FileInfo]], None] | None = None,
     ) -> None:
         self.spec = spec
         self.name = str(spec.db_path)
         self._client = client
         self._clock = clock
         self._on_acknowledged = on_acknowledged
+        self._on_listed = on_listed
         self._lock = threading.RLock()
         self._folder = StateDir(spec.state_path)
-        self._engine = Engine(spec, clock, self._folder, trusted_boots, spool or Spool())
+        self._engine = Engine(
+            spec, clock, self._folder, trusted_boots, spool or Spool(), keep_staged=keep_staged
+        )
         self._known_node_id = known_node_id
         self._known = False
         self._loaded = False
         self._surveyed = False
-        self._kept: FileInfo | None = None
         self._parked: tuple[Fingerprint | None, tuple[int, int, int] | None] | None = None
         self._error = ""
         self._degraded = False
@@ -163,21 +152,39 @@ class Tenant:
             return True
         if engine.left_behind:
             return True
-        database, wal = self._prints()
+        if not self._surveyed and state.txid > state.durable_txid:
+            return True  # the last run staged what it could not upload
+        database, wal = prints(self.spec.db_path)
         if self._parked is not None:
             return (database, wal) != self._parked
         if state.fingerprint is None or database != state.fingerprint:
             return True
         return wal is not None and wal != state.wal_print
 
-    def _prints(self) -> tuple[Fingerprint | None, tuple[int, int, int] | None]:
-        # What cannot be looked at is a change too: waking the tenant names the reason.
-        database, wal = None, None
-        with contextlib.suppress(OSError):
-            database = Fingerprint.of(os.stat(self.spec.db_path, follow_symlinks=False))
-        with contextlib.suppress(OSError):
-            wal = wal_print(os.stat(f"{self.spec.db_path}-wal", follow_symlinks=False))
-        return database, wal
+    def _own(self) -> None:
+        """Take the state directory; what another process did there meanwhile counts."""
+        try:
+            used = self._folder.own()
+        except DatabaseBusyError as error:
+            raise DatabaseBusyError(f"{self.name}: {error}", hint=error.hint) from error
+        if used:
+            self._forget_staged()
+            self._loaded = False
+
+    def _disown(self) -> None:
+        """Let go of the state directory if nothing of the tenant is under way.
+
+        The position is saved before: the next process goes by it.
+        """
+        if self.attached or self._engine.queue or not self._folder.owned:
+            return
+        try:
+            if self._folder.exists():
+                self._engine.save()
+        except OSError as error:
+            self._error = str(explain(self.spec, error))
+        finally:
+            self._folder.disown()
 
     def _state(self) -> SyncState:
         if not self._loaded:
@@ -199,31 +206,35 @@ class Tenant:
         """
         if not os.path.lexists(self.spec.db_path):
             raise DatabaseNotReadyError(f"{self.name}: database file does not exist")
-        remote = lineage.survey(self._client)
+        files = lineage.listing(self._client)
+        remote = lineage.survey(self._client, files)
+        merged = max((info.max_txid for info in files if info.level == 1), default=TXID(0))
         with self._lock:
             state = self._state()
             if state.fenced:
                 raise FencedError(f"{self.name}: {state.fenced}", hint=fence_hint(self.name))
-            self._take(remote, state)
+            self._take(remote, state, merged)
+        if self._on_listed is not None:
+            self._on_listed(self, files)
 
-    def _take(self, remote: lineage.Remote, state: SyncState) -> None:
+    def _take(self, remote: lineage.Remote, state: SyncState, merged: TXID) -> None:
         try:
             self._folder.create(os.stat(self.spec.db_path, follow_symlinks=False))
+            self._own()
+            state = self._state()
             self._folder.clean()
-            staged = recover.staged_files(self._folder, self.name)
+            staged = recover.staged_files(self._folder, self.name, remote.top)
             headers = [file.header for file in staged]
             verdict = lineage.judge(state, self._known, headers, remote)
             found = None
             if verdict.action is Action.CONTINUE:
-                found = recover.recover(self._folder, state, verdict.base, staged)
+                found = recover.recover(self._folder, state, verdict.base, staged, merged)
             else:
                 self._folder.discard(self._folder.staged())
             self._engine.settle(verdict, remote, found)
         except OSError as error:
-            raise self._failed(self._os_error(error)) from error
+            raise self._failed(explain(self.spec, error)) from error
         self._known = self._surveyed = True
-        kept = [f.info for f in staged if found is not None and f.info.max_txid == verdict.base]
-        self._kept = kept[0] if kept else None
         if verdict.action is Action.FENCED:
             self._engine.fence(verdict.cause)
             raise FencedError(f"{self.name}: {verdict.cause}", hint=fence_hint(self.name))
@@ -248,9 +259,12 @@ class Tenant:
             if not self._folder.exists():
                 raise self._folder_lost(f"{self.spec.state_path} was removed")
             try:
+                self._own()
+                if self.needs_survey:
+                    return False  # another process used the database: the replica is listed anew
                 staged = self._engine.sync()
             except OSError as error:
-                raise self._failed(self._os_error(error)) from error
+                raise self._failed(explain(self.spec, error)) from error
             except PyrepError as error:
                 raise self._failed(error) from error.__cause__
             self._parked = None
@@ -265,53 +279,41 @@ class Tenant:
             self._engine.let_go("staging had stopped, there was no space")
         elif not isinstance(error, DatabaseBusyError):
             self._engine.detach(keep_wal=True)
+        self._disown()
         return error
-
-    def _os_error(self, error: OSError) -> DatabaseError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return SpoolFullError(
-                f"{self.name}: no space left to stage changes in {self.spec.state_path}",
-                hint="Free space there; nothing is lost: pyrep compares every page afterwards.",
-            )
-        where = str(error.filename or "")
-        reason = (error.strerror or str(error)).lower()
-        if error.errno in _NOT_ALLOWED and not where.startswith(self.name):
-            return DatabaseError(
-                f"{self.name}: state directory {self.spec.state_path} cannot be written: {reason}",
-                hint="Give the user that runs pyrep write access there, or set meta-dir to a "
-                "folder in which it has it.",
-            )
-        return DatabaseError(f"{self.name}: {reason}{where and f' ({where})'}")
 
     def park(self, *, force: bool = False) -> bool:
         """Seal and close the database; False if it must stay attached for now."""
         with self._lock:
             if not self.attached:
                 return True  # what was noted when it was parked still counts
-            before = self._prints()
+            before = prints(self.spec.db_path)
             try:
                 if not self._engine.park(force=force):
                     return False
             except OSError as error:
                 self._engine.detach(keep_wal=True)
-                raise self._failed(self._os_error(error)) from error
-            after = self._prints()
+                raise self._failed(explain(self.spec, error)) from error
+            after = prints(self.spec.db_path)
             sealed = self._engine.state.fingerprint is not None
             # Only the last connection removes a WAL; any other move is a commit that came between.
             quiet = after == before or (before[1] is not None and after[1] is None)
             self._parked = after if quiet and not sealed else None
+            self._disown()
             return True
 
     def close(self) -> None:
         """Park, whatever the seal says, and let go of everything."""
         with self._lock:
-            if self.attached:
-                self.park(force=True)
-            elif self._loaded and self._folder.exists():
-                try:
+            try:
+                if self.attached:
+                    self.park(force=True)
+                elif self._folder.owned:
                     self._engine.save()
-                except OSError as error:
-                    raise self._failed(self._os_error(error)) from error
+            except OSError as error:
+                raise self._failed(explain(self.spec, error)) from error
+            finally:
+                self._folder.disown()
 
     # --- upload: network ---
 
@@ -334,7 +336,7 @@ class Tenant:
                     raise self._folder_lost(f"staged file {info.name} was removed") from error
                 return True
         except OSError as error:
-            raise self._os_error(error) from error
+            raise explain(self.spec, error) from error
         with self._lock:
             if not self._is_next(info):
                 return True  # a reset came between
@@ -342,9 +344,10 @@ class Tenant:
                 self._engine.fence(result.text)
                 raise FencedError(f"{self.name}: {result.text}", hint=fence_hint(self.name))
             if result.outcome is upload.Outcome.SUPERSEDED:
-                self._superseded(result)
+                self._error = supersede(self._engine, result)
             else:
-                self._acknowledged(info)
+                self._error = acknowledge(self._engine, info) or self._error
+            self._disown()
         if self._on_acknowledged is not None:
             self._on_acknowledged(self, result.info)
         return True
@@ -355,6 +358,7 @@ class Tenant:
     def _folder_lost(self, why: str) -> DatabaseError:
         """Begin again from the replica: somebody removed what pyrep had noted."""
         self._engine.detach(keep_wal=True)
+        self._folder.disown()
         self._forget_staged()
         self._error = f"{self.name}: {why}; the replica is listed again"
         return DatabaseError(
@@ -362,54 +366,79 @@ class Tenant:
             hint="Leave the state directory alone; to forget it: pyrep reset.",
         )
 
-    def _acknowledged(self, info: FileInfo) -> None:
-        """Advance the durable position; the newest staged file stays for the next start."""
-        engine = self._engine
-        engine.dequeue()
-        if info.level == 0:
-            engine.state = replace(engine.state, durable_txid=info.max_txid)
-            self._fold()
-        gone = [info] if info.level else [self._kept] if self._kept else []
-        if info.level == 0:
-            self._kept = info
-        try:
-            self._folder.discard(gone)
-        except OSError as error:
-            self._error = str(self._os_error(error))
+    # --- levels and snapshots ---
 
-    def _fold(self) -> None:
-        engine = self._engine
-        like = None
-        with contextlib.suppress(FileNotFoundError):
+    def compact(self, level: int, files: Sequence[FileInfo]) -> FileInfo | None:
+        """Merge what ``level`` lacks of the level below and store it; None if it lacks nothing.
+
+        ``files`` are all that are known on the replica.  Network; no lock is held there.
+
+        :raises LTXError: an input is missing, damaged or does not follow
+        :raises ReplicaError: the storage failed
+        """
+        inputs = compactor.inputs_for(files, level)
+        if not inputs or self._state().fenced:
+            return None
+        try:
             like = os.stat(self.spec.db_path, follow_symlinks=False)
-        try:
-            with self._folder.base() as base:
-                engine.pages.fold(base, like)
-                if engine.state.durable_txid % _TABLE_SYNC_TXIDS == 0:
-                    sync_table(base)
+            self._folder.create(like)
+            with self._lock:
+                self._own()
+            info = compactor.compact(self._client, self._folder, inputs, level, like)
+            if level == 1:
+                self._release(info.max_txid)
         except OSError as error:
-            # The table is a means: without it the next diff ships every page.
-            engine.pages.table = None
-            self._error = str(self._os_error(error))
+            raise explain(self.spec, error) from error
+        finally:
+            with self._lock:
+                self._disown()
+        if self._on_acknowledged is not None:
+            self._on_acknowledged(self, info)
+        return info
 
-    def _superseded(self, result: upload.PutResult) -> None:
-        """Take an earlier put of ours as that TXID: killed after the put, its staged file lost."""
-        engine, found = self._engine, result.found
-        if found is None:
-            raise DatabaseError(f"{self.name}: nothing is known of the file on the replica")
-        self._folder.discard(list(engine.queue))
-        engine.replace_queue([])
-        engine.pages.staged[:] = [found]
-        self._fold()
-        engine.state = replace(
-            engine.state.unsealed(),
-            txid=found.txid,
-            durable_txid=found.txid,
-            commit=found.commit,
-            db_checksum=found.post_checksum,
-        )
-        engine.diff_cause = f"txid {found.txid} was uploaded by a run of pyrep that was killed"
-        engine.save()
+    def _release(self, merged: TXID) -> None:
+        """Delete the staged files that level 1 holds, also those of a run before."""
+        with self._lock:
+            self._engine.kept.release(merged)
+            below = min(merged, self._state().durable_txid - 1)
+            old = [i for i in self._folder.staged() if not i.level and i.max_txid <= below]
+            self._folder.discard(old)
+
+    def snapshot(self) -> bool:
+        """Sync, and stage a level-9 file of that state; False if there is nothing to take.
+
+        Never blocks a writer.  Attaches a parked tenant.
+
+        :raises DatabaseError: it could not be staged, which leaves replication as it is
+        """
+        with self._lock:
+            for _ in range(_SNAPSHOT_ATTEMPTS):
+                self.sync()
+                try:
+                    if stage_snapshot(self._engine):
+                        return True
+                except OSError as error:
+                    raise explain(self.spec, error) from error
+        return False
+
+    def listing(self) -> list[FileInfo]:
+        """List the replica.
+
+        :raises ReplicaError: the storage failed
+        """
+        return lineage.listing(self._client)
+
+    def delete(self, files: Sequence[FileInfo]) -> None:
+        """Delete files from the replica.
+
+        :raises ReplicaError: the storage failed
+        """
+        self._client.delete_ltx(files)
+
+    def heal(self, cause: str) -> None:
+        """Let the next sync ship all pages, as a snapshot too: the chain of files is broken."""
+        with self._lock:
+            self._engine.heal_cause = cause
 
     # --- the operator ---
 
@@ -418,14 +447,18 @@ class Tenant:
         with self._lock:
             self._state()
             self._engine.detach()
-            self._engine.state = replace(self._engine.state, fenced="", take_over=True)
+            if self._folder.exists():
+                self._own()
+            self._engine.state = replace(self._state(), fenced="", take_over=True)
             self._start_anew()
 
     def reset(self) -> list[str]:
         """Forget the local position, keep the lineage; return the names that were removed."""
         with self._lock:
-            state = self._state()
             self._engine.detach()
+            if self._folder.exists():
+                self._own()
+            state = self._state()
             names = self._folder.remove()
             self._engine.state = SyncState(state.node_id, fenced=state.fenced)
             self._start_anew()
@@ -436,10 +469,12 @@ class Tenant:
         self._error, self._degraded = "", False
         if self._folder.exists():
             self._engine.save()
+        self._folder.disown()
 
     def _forget_staged(self) -> None:
         engine = self._engine
         engine.pages.forget()
         engine.replace_queue([])
+        engine.kept.adopt([])
         engine.heal_cause = engine.all_cause = engine.diff_cause = ""
-        self._surveyed, self._parked, self._kept = False, None, None
+        self._surveyed, self._parked = False, None

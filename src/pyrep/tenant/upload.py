@@ -16,6 +16,7 @@ from pyrep.ltxfile import FileInfo
 from pyrep.storage.base import ReplicaClient
 from pyrep.tenant.lineage import describe_writer
 from pyrep.tenant.pages import StagedPages
+from pyrep.tenant.statedir import staged_name
 
 __all__ = ["Outcome", "PutResult", "put", "staged_pages"]
 
@@ -45,7 +46,7 @@ def put(client: ReplicaClient, base: Path, info: FileInfo) -> PutResult:
 
     A name that is taken is ours only if its content is.
     """
-    path = base / info.name
+    path = base / staged_name(info)
     try:
         with open(path, "rb") as source:
             stored = client.write_ltx(

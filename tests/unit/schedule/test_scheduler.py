@@ -67,16 +67,6 @@ def test_a_cancelled_key_does_not_fire_and_may_come_back(
     assert fired == ["key"]
 
 
-def test_an_entry_can_be_put_off(
-    scheduler: Scheduler[str], clock: FakeClock, fired: list[str]
-) -> None:
-    scheduler.schedule("key", 1.0)
-    scheduler.postpone("key", 10.0)
-    clock.advance(2.0)
-    assert scheduler.run_due() == pytest.approx(8.0)
-    assert fired == []
-
-
 def test_the_heap_does_not_grow_with_what_was_superseded(
     scheduler: Scheduler[str], fired: list[str]
 ) -> None:
