@@ -70,6 +70,7 @@ def build(path: Path, mib: int) -> None:
 
 def measure(arguments: list[str], log: Path) -> Run:
     """Run a program to its end and return what it took; its output goes to ``log``."""
+    os.sync()  # what was prepared is not to be written back on this program's time
     environment = {k: v for k, v in os.environ.items() if k != "AWS_CA_BUNDLE"}
     began = time.monotonic()
     with log.open("ab") as out:
@@ -136,9 +137,11 @@ def main() -> None:
         builder = [sys.executable, __file__, "--build", str(source), "--mib", str(wanted.mib)]
         subprocess.run(builder, check=True)
         results: dict[str, list[tuple[Run, Run]]] = {"pyrep": [], "litestream": []}
-        for number in range(wanted.rounds):
+        # The first round is a warm-up: it gets the page cache its memory, for both.
+        for number in range(wanted.rounds + 1):
             for tool, runs in results.items():
                 runs.append(one_round(tool, source, folder / f"{tool}-{number}"))
+        results = {tool: runs[1:] for tool, runs in results.items()}
         print(f"database of {source.stat().st_size >> 20} MiB, {wanted.rounds} rounds, medians")
         pairs = [
             ([r[i] for r in results["pyrep"]], [r[i] for r in results["litestream"]])
