@@ -272,6 +272,20 @@ def test_a_snapshot_that_finds_no_room_leaves_replication_as_it_is(
         rig.expect_equal()
 
 
+def test_a_second_look_at_the_replica_leaves_what_is_staged(rig: Rig, app: App) -> None:
+    ship(rig, app, 3)
+    rig.tenant.heal("a file of the replica is damaged")
+    assert rig.tenant.sync()
+    before = staged(rig)
+    rig.tenant.survey()
+    assert staged(rig) == before
+    rig.upload()
+    assert by_level(rig.client)[9] == [(1, 4)]
+    rig.tenant.survey()
+    ship(rig, app, 1)
+    rig.expect_equal()
+
+
 # --- a store with its catalog: what is asked of the replica ---
 
 

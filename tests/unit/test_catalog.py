@@ -17,6 +17,7 @@ from fixtures.effort import wait_until
 from fixtures.fakeclock import FakeClock
 from pyrep import osfs
 from pyrep.catalog import SCHEMA_VERSION, Access, Answer, Catalog, Request, TenantRow
+from pyrep.clock import from_ms
 from pyrep.errors import PyrepError
 from pyrep.ids import MAX_TXID, TXID
 from pyrep.ltxfile import FileInfo
@@ -134,6 +135,51 @@ def test_a_lineage_of_zero_is_none(catalog: Catalog) -> None:
     catalog.save_tenant(replace(ROW, node_id=0))
     catalog.flush()
     assert catalog.node_ids() == {}
+
+
+def test_a_listing_replaces_what_is_known_and_keeps_its_times(catalog: Catalog) -> None:
+    known, gone = FileInfo(0, TXID(1), TXID(1), 10, 100), FileInfo(0, TXID(2), TXID(2), 10, 200)
+    other = FileInfo(0, TXID(9), TXID(9), 10, 900)
+    for info in (known, gone):
+        catalog.add_file("/a.db", info)
+    catalog.add_file("/b.db", other)
+    catalog.flush()
+    (before, _) = catalog.files("/a.db")
+    new = FileInfo(9, TXID(1), TXID(2), 30, 200)
+    catalog.replace_files("/a.db", [replace(known, timestamp_ms=777), new])
+    catalog.flush()
+    found = catalog.files("/a.db")
+    assert [stored.info for stored in found] == [known, new]
+    assert found[0].acked_at == before.acked_at
+    assert found[1].acked_at == from_ms(200)
+    assert [stored.info for stored in catalog.files("/b.db")] == [other]
+    catalog.replace_files("/a.db", ())
+    catalog.flush()
+    assert catalog.files("/a.db") == []
+
+
+def test_files_are_forgotten_at_once(catalog: Catalog) -> None:
+    infos = [FileInfo(1, TXID(n), TXID(n + 1), 10, 100) for n in (1, 3, 5)]
+    for info in infos:
+        catalog.add_file("/a.db", info)
+    catalog.remove_files("/a.db", infos[:2])
+    assert [stored.info for stored in catalog.files("/a.db")] == infos[2:]
+
+
+def test_levels_are_summed_up_by_tenant(catalog: Catalog) -> None:
+    for name, level, low, high in (
+        ("/a.db", 0, 1, 1),
+        ("/a.db", 0, 2, 2),
+        ("/a.db", 1, 1, 2),
+        ("/b.db", 9, 1, 1 << 63),
+    ):
+        catalog.add_file(name, FileInfo(level, TXID(low), TXID(high), 10, 100))
+    catalog.flush()
+    found = dict(catalog.levels())
+    tops = {name: {n: (r.top, r.count) for n, r in rows.items()} for name, rows in found.items()}
+    assert tops == {"/a.db": {0: (2, 2), 1: (2, 1)}, "/b.db": {9: (1 << 63, 1)}}
+    row = found["/a.db"][0]
+    assert 0 < row.first_acked_ms <= row.last_acked_ms
 
 
 def test_files_are_kept_once_with_their_acknowledgement(catalog: Catalog) -> None:

@@ -200,7 +200,7 @@ def test_unknown_choice_is_refused(implementation: str) -> None:
     assert _checksum.implementation() == implementation
 
 
-@pytest.mark.parametrize("choice", ["table", "sse9", ""])
+@pytest.mark.parametrize("choice", [*_checksum.available(), "sse9", ""])
 def test_choice_of_the_environment(choice: str) -> None:
     code = "from pyrep import _checksum; print(_checksum.implementation())"
     done = subprocess.run(

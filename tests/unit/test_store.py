@@ -404,15 +404,29 @@ def test_uploads_fail_and_recover_while_syncs_go_on(
     assert [r.__dict__["replica"] for r in failures] == ["memory:"]
 
 
-def test_a_survey_that_fails_is_tried_again(make_store: MakeStore) -> None:
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ReplicaTemporaryError("no network"), "listing the replica failed"),
+        (DatabaseError("no folder"), "database cannot be replicated yet"),
+    ],
+)
+def test_a_survey_that_fails_is_named_and_tried_again(
+    make_store: MakeStore, caplog: pytest.LogCaptureFixture, error: PyrepError, message: str
+) -> None:
+    caplog.set_level(logging.INFO)
     tenant = FakeTenant("/data/a.db", surveyed=False)
-    tenant.survey_error = ReplicaTemporaryError("no network")
+    tenant.survey_error = error
     make_store(tenant)
     tenant.commit()
-    wait_until(lambda: "survey" in tenant.calls, "the survey was tried")
+    wait_until(lambda: bool(caplog.records), "the failure is said")
     tenant.survey_error = None
     wait_until(_stored(tenant), "the commit is stored in the end")
     assert tenant.calls.count("survey") == 2
+    assert [(record.getMessage(), record.__dict__["op"]) for record in caplog.records] == [
+        (message, "list"),
+        ("replica can be listed again", "list"),
+    ]
 
 
 def test_a_fenced_tenant_stays_so_until_it_is_taken_over(make_store: MakeStore) -> None:
@@ -706,6 +720,61 @@ def test_once_takes_every_tenant_and_names_each_failure(make_store: MakeStore) -
     }
     assert "sync" in fine.calls
     assert stuck.calls.count("upload") == 1
+
+
+def test_a_tenant_that_comes_during_the_drain_is_taken_along(make_store: MakeStore) -> None:
+    early, late = FakeTenant("/data/early.db"), FakeTenant("/data/late.db", surveyed=False)
+    store = make_store(early, watch=False)
+    for tenant in (early, late):
+        tenant.commit()
+    stored_before: list[int] = []
+
+    def latecomers() -> bool:
+        if early.stored and store.lookup(late.name) is None:
+            stored_before.append(early.stored)
+            store.register(late)
+            return False
+        return True
+
+    assert store.drain(0.5, 0.01, latecomers=latecomers) == []
+    assert stored_before == [1]
+    assert late.stored == 1
+    assert (early.closed, late.closed) == (1, 1)
+    assert len(early.syncs) == 1
+
+
+def test_the_time_of_a_drain_counts_from_the_last_that_came(make_store: MakeStore) -> None:
+    stuck, late = FakeTenant("/data/stuck.db"), FakeTenant("/data/late.db")
+    stuck.upload_error = ReplicaTemporaryError("no network")
+    store = make_store(stuck, watch=False)
+    for tenant in (stuck, late):
+        tenant.commit()
+
+    def latecomers() -> bool:
+        if time.monotonic() < over:
+            return True
+        store.register(late)
+        return False
+
+    timeout = 0.5
+    over = time.monotonic() + 2 * timeout
+    found = store.drain(timeout, 0.01, latecomers=latecomers)
+    assert [unsent.name for unsent in found] == ["/data/stuck.db"]
+    assert late.stored == 1
+
+
+def test_nobody_comes_to_a_drain_that_is_cut_short(make_store: MakeStore) -> None:
+    store = make_store(watch=False)
+    asked: list[bool] = []
+
+    def latecomers() -> bool:
+        asked.append(True)
+        return True
+
+    assert (
+        store.drain(3600.0, 0.01, interrupted=lambda: len(asked) > 1, latecomers=latecomers) == []
+    )
+    assert len(asked) == 2
 
 
 def test_a_close_that_fails_is_logged_and_the_stop_is_not_in_order(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from pyrep.cli.running import rows, running_pid
 
 if TYPE_CHECKING:
     from pyrep.catalog import TenantRow
+    from pyrep.config.model import Config
 
 __all__ = ["command"]
 
@@ -42,14 +44,36 @@ def command(
     config = read_config(config_path, no_expand_env)
     pid = running_pid(config)
     wanted = os.path.realpath(db_path(words[0])) if words else None
-    chosen = [row for row in rows(config) if wanted in (None, row.path)]
+    ran = pid is not None or _has_catalog(config)
+    found = rows(config) if ran else _configured(config)
+    chosen = [row for row in found if wanted in (None, row.path)]
     if as_json:
         write_json({"daemon_pid": pid, "databases": [_document(row) for row in chosen]})
         return
     columns = ("database", "status", "local txid", "durable txid", "pending", "lag", "error")
     write_table(columns, [_cells(row) for row in chosen])
-    if pid is None:
+    if not ran:
+        say("no daemon has run with this configuration yet")
+    elif pid is None:
         say("no daemon is running with this configuration; this is what the last one left")
+
+
+def _has_catalog(config: Config) -> bool:
+    from pyrep import daemon
+
+    return daemon.catalog_path(config).exists()
+
+
+def _configured(config: Config) -> list[TenantRow]:
+    """Return rows of the databases named by ``path``; directories are not searched."""
+    from pyrep.catalog import TenantRow
+    from pyrep.config.expand import describe_replica, expand
+
+    single = replace(config, dbs=tuple(entry for entry in config.dbs if entry.path))
+    return [
+        TenantRow(path=str(spec.db_path), replica=describe_replica(spec.replica), status="new")
+        for spec in expand(single).tenants
+    ]
 
 
 def _cells(row: TenantRow) -> tuple[object, ...]:

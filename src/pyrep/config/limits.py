@@ -9,9 +9,10 @@ from urllib.parse import unquote_to_bytes
 from pyrep.errors import ConfigError
 from pyrep.storage.registry import ReplicaSpec
 
-__all__ = ["LIMITS", "NAME_BYTES", "PATH_BYTES", "Limit", "check_limits"]
+__all__ = ["DB_NAME_BYTES", "LIMITS", "NAME_BYTES", "PATH_BYTES", "Limit", "check_limits"]
 
 NAME_BYTES = 255
+DB_NAME_BYTES = NAME_BYTES - len(".tmp-01234567")  # as long as a restore writes it
 PATH_BYTES = 4095
 # "/0009/" or "/ltx/9/" and a file name of 37 bytes, with room for a temporary name's tail.
 _TAIL_BYTES = 64
@@ -20,7 +21,7 @@ _LTX_BYTES = 44
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Say what a storage can hold; ``text``: names must be UTF-8 without control characters."""
+    """Say what a storage can hold; ``text``: UTF-8 without control characters."""
 
     key_bytes: int
     name_bytes: int
@@ -40,7 +41,7 @@ LIMITS = {
 
 
 def check_limits(spec: ReplicaSpec, db_path: str, state_path: str, kind: str) -> None:
-    """Refuse a tenant whose replica path or state directory cannot be written.
+    """Refuse a tenant that SQLite cannot open, or whose files cannot be written somewhere.
 
     :raises ConfigError: naming the database and the limit
     """
@@ -57,12 +58,18 @@ def check_limits(spec: ReplicaSpec, db_path: str, state_path: str, kind: str) ->
 
 
 def _check_name(db_path: str, state_path: str) -> None:
-    name = os.fsencode(os.path.basename(state_path))
-    if len(name) > NAME_BYTES:
+    try:
+        db_path.encode()
+    except UnicodeEncodeError:
         raise ConfigError(
-            f"{db_path!r}: the state directory's name would have {len(name)} bytes, "
-            f"file systems allow {NAME_BYTES}",
-            hint="Rename the database to a shorter name.",
+            f"{db_path!r}: its name is not UTF-8, which SQLite needs",
+            hint="Rename the database, or the directory whose name is not UTF-8.",
+        ) from None
+    name = os.fsencode(os.path.basename(db_path))
+    if len(name) > DB_NAME_BYTES:
+        raise ConfigError(
+            f"{db_path!r}: a name of {len(name)} bytes is too long, {DB_NAME_BYTES} are allowed",
+            hint="Rename the database: a restore adds 13 bytes to the name for a while.",
         )
     if len(os.fsencode(state_path)) > PATH_BYTES - _TAIL_BYTES:
         raise ConfigError(

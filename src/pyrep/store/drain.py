@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,9 +41,10 @@ class Drain:
         self._deadline = 0.0
         self._retry_interval = retry_interval
         self._once = once
+        self._single = once or timeout <= 0  # one attempt for each, however long it takes
         self._changed = threading.Condition()
         self._entries: list[Entry] = []
-        self._said_at = clock.monotonic()
+        self._said_at = 0.0
 
     def begin(self, entries: list[Entry], needed: Callable[[Entry], bool]) -> list[Entry]:
         """Expect a last sync of the tenants that need one; return those not expected before.
@@ -57,7 +59,8 @@ class Drain:
             entry.final = Final.SYNC
             entry.error = ""
         if dirty or not self._deadline:
-            self._deadline = self._clock.monotonic() + self._timeout
+            self._said_at = self._clock.monotonic()
+            self._deadline = math.inf if self._single else self._said_at + self._timeout
         self._entries += dirty
         return dirty
 
@@ -91,7 +94,7 @@ class Drain:
 
     def _retry(self, entry: Entry, *, hopeless: bool) -> float:
         left = self._deadline - self._clock.monotonic()
-        if hopeless or self._once or left <= 0:
+        if hopeless or self._single or left <= 0:
             self._move(entry, Final.FAILED)
             return -1.0
         return min(self._retry_interval, left)
@@ -123,7 +126,8 @@ class Drain:
             return
         self._said_at = now
         extra = {"pending": left, "of": len(self._entries)}
-        extra["seconds-left"] = max(0, round(self._deadline - now))
+        if not self._single:
+            extra["seconds-left"] = max(0, round(self._deadline - now))
         _log.info("waiting for the last uploads", extra=extra)
 
     def _left(self) -> int:

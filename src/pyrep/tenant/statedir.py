@@ -108,6 +108,7 @@ class StateDir:
         with self.base() as base:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
             fd = osfs.open_file("state.lock", base / _LOCK, flags)
+            _follow_owner(fd, os.stat(base))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

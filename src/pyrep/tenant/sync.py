@@ -138,6 +138,11 @@ class Engine:
         self.detach()
         self.save()
 
+    @property
+    def healing(self) -> bool:
+        """Return whether a snapshot that closes gaps is to be made or uploaded."""
+        return bool(self.heal_cause) or any(info.level for info in self.queue)
+
     # --- attach, detach, park ---
 
     def attach(self) -> Session:

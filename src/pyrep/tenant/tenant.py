@@ -226,6 +226,9 @@ class Tenant:
             staged = recover.staged_files(self._folder, self.name, remote.top)
             headers = [file.header for file in staged]
             verdict = lineage.judge(state, self._known, headers, remote)
+            heals = verdict.action is Action.HEAL and self._engine.healing
+            if self._surveyed and (heals or verdict.action is Action.CONTINUE):
+                return  # a second look in this run; what is staged stands
             found = None
             if verdict.action is Action.CONTINUE:
                 found = recover.recover(self._folder, state, verdict.base, staged, merged)

@@ -154,9 +154,18 @@ def test_status_reads_the_catalog_without_a_daemon(
     assert 61 <= item["lag_seconds"] < 120  # what waited a minute ago waits still
 
 
-def test_status_of_what_never_ran_is_an_empty_table(config: Path, tmp_path: Path) -> None:
-    assert pyrep("status", "-json", "-config", config).json["databases"] == []
-    assert pyrep("status", "-config", config, tmp_path / "other.db").code == 0
+def test_status_before_the_first_run_says_so(config: Path, tmp_path: Path) -> None:
+    done = pyrep("status", "-config", config)
+    assert done.code == 0
+    assert done.err == "no daemon has run with this configuration yet\n"
+    (line,) = done.out.splitlines()[1:]  # what a directory holds is not looked for
+    assert line.split() == [f"{tmp_path}/app.db", "new", "-", "-", "-", "0.0s", "-"]
+    document = pyrep("status", "-json", "-config", config).json
+    (item,) = document["databases"]
+    assert (item["database"], item["status"]) == (f"{tmp_path}/app.db", "new")
+    assert (item["replica"], item["updated"]) == (f"{tmp_path}/r-app", None)
+    other = pyrep("status", "-config", config, tmp_path / "other.db")
+    assert (other.code, len(other.out.splitlines())) == (0, 1)
 
 
 def test_config_check_prints_the_policy_and_counts(config: Path, tmp_path: Path) -> None:

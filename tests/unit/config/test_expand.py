@@ -18,9 +18,11 @@ from pyrep.config.expand import (
     tenant_at,
     tenant_for,
 )
+from pyrep.config.limits import DB_NAME_BYTES, NAME_BYTES
 from pyrep.config.load import loads
 from pyrep.config.model import Config
 from pyrep.errors import ConfigError
+from pyrep.restore.target import TempFile
 from pyrep.storage.registry import parse_url
 
 ODD_NAMES = [
@@ -111,12 +113,29 @@ def test_odd_names_reach_the_storage_as_they_are(
 
 
 @FORMS
-def test_a_name_that_is_not_utf8_reaches_a_file_replica(
-    tmp_path: Path, form: Callable[[str], str]
+@pytest.mark.parametrize("name", [b"caf\xe9.db", b"caf\xe9/a.db"])
+def test_a_path_that_is_not_utf8_is_refused_alone(
+    tmp_path: Path, form: Callable[[str], str], name: bytes
 ) -> None:
-    (tmp_path / os.fsdecode(b"caf\xe9.db")).touch()
-    (tenant,) = expand(directory(tmp_path, form("/backup"))).tenants
-    assert os.fsencode(place(tenant)) == b"/backup/caf\xe9.db"
+    bad = tmp_path / os.fsdecode(name)
+    bad.parent.mkdir(exist_ok=True)
+    bad.touch()
+    touch(tmp_path, "b.db")
+    expansion = expand(directory(tmp_path, form("/backup")))
+    assert [tenant.relpath for tenant in expansion.tenants] == ["b.db"]
+    (problem,) = expansion.problems
+    assert problem.path == bad
+    assert "its name is not UTF-8, which SQLite needs" in str(problem.error)
+    assert problem.error.hint.startswith("Rename")
+
+
+def test_the_longest_name_leaves_room_for_what_a_restore_adds(tmp_path: Path) -> None:
+    name = f"{'n' * (DB_NAME_BYTES - 3)}.db"
+    touch(tmp_path, name)
+    (tenant,) = expand(directory(tmp_path, "{path: /r}")).tenants
+    assert tenant.relpath == name
+    with TempFile(tmp_path / name) as temp:
+        assert len(temp.path.name) == NAME_BYTES
 
 
 @pytest.mark.parametrize("name", [*ODD_NAMES, "plain.db"])
@@ -368,7 +387,7 @@ def test_an_unreadable_folder_does_not_stop_the_others(
     [
         ("{type: s3, bucket: b}", b"a\x01.db", "control character, a s3 replica"),
         ("{type: s3, bucket: b}", "a\x85.db".encode(), "control character, a s3 replica"),
-        ("{url: 'gs://b/p'}", b"caf\xe9.db", "its name is not UTF-8, a gs replica"),
+        ("{url: 'gs://b/p'}", b"caf\xe9.db", "its name is not UTF-8, which SQLite needs"),
         (
             f"{{type: s3, bucket: b, path: {'p' * 970}}}",
             b"too-long.db",
@@ -391,8 +410,8 @@ def test_an_unreadable_folder_does_not_stop_the_others(
         ),
         (
             "{path: /r}",
-            b"n" * 249 + b".db",
-            "the state directory's name would have 259 bytes, file systems allow 255",
+            b"n" * 240 + b".db",
+            "a name of 243 bytes is too long, 242 are allowed",
         ),
     ],
 )

@@ -23,7 +23,7 @@ from pyrep.config.keys import (
     TYPE_OPTIONS,
     Key,
 )
-from pyrep.config.limits import LIMITS
+from pyrep.config.limits import DB_NAME_BYTES, LIMITS
 from pyrep.config.load import loads
 from pyrep.config.model import (
     CompactionLevel,
@@ -231,13 +231,14 @@ def test_limits_are_those_of_the_table() -> None:
         row["Type"].strip("`"): (
             int(row["Longest path"]),
             int(row["Longest name"]),
-            row["Control characters, not UTF-8"] == "refused",
+            row["Control characters"] == "refused",
         )
         for row in rows(section("directories.md", "Limits"))
     }
     assert documented == {
         kind: (limit.key_bytes, limit.name_bytes, limit.text) for kind, limit in LIMITS.items()
     }
+    assert f"own name may have {DB_NAME_BYTES}" in section("directories.md", "Limits")
 
 
 def test_options_of_directories_have_the_models_defaults() -> None:
