@@ -11,7 +11,7 @@ from fixtures.field import field_run
 
 @pytest.mark.slow
 @pytest.mark.interop
-@pytest.mark.parametrize(("seconds", "seed"), [(8.0, 100), (4.0, 124), (4.0, 156)])
+@pytest.mark.parametrize(("seconds", "seed"), [(8.0, 100), (8.0, 124), (8.0, 156)])
 def test_field_scenario(
     tmp_path: Path, seconds: float, seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
