@@ -16,7 +16,7 @@ from pyrep.ids import SNAPSHOT_LEVEL, TXID, lock_pgno
 from pyrep.ltxfile import FileInfo, format_name
 from pyrep.ltxio import LTXWriter
 from pyrep.sqlite import Attachment
-from pyrep.tenant.continuity import Change, WALView, read_snapshot_map
+from pyrep.tenant.continuity import Change, WALView, needs_file, range_floor, read_snapshot_map
 from pyrep.tenant.pages import WINDOW_PAGES, LocalPages, PageTable, StagedPages
 from pyrep.tenant.position import SyncState
 from pyrep.tenant.statedir import create_file, staged_name
@@ -99,14 +99,9 @@ class Capture:
         shrank inside the range, every page above the smallest size: a checkpoint may have cut
         it off the file after its frame was written.
         """
-        floor = self.state.commit
-        if scan.shrunk_to:
-            floor = min(floor, scan.shrunk_to)
-        held = len(scan.pgnos) - _count_up_to(scan.pgnos, floor)
-        lock = lock_pgno(page_size)
-        wanted = max(scan.commit - floor, 0) - (1 if floor < lock <= scan.commit else 0)
-        if wanted <= 0 or (not scan.shrunk_to and held == wanted):
+        if not needs_file(scan, self.state.commit, page_size):
             return scan.pgnos, scan.offsets
+        floor, lock = range_floor(scan, self.state.commit), lock_pgno(page_size)
         newest = dict(zip(scan.pgnos, scan.offsets, strict=True))
         unfiled = self._frames_not_backfilled(scan, view)
         for pgno in range(floor + 1, scan.commit + 1):

@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import os
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyrep import _checksum, _wal
 from pyrep.errors import DatabaseBusyError, WALError
-from pyrep.ids import Salts
+from pyrep.ids import Salts, lock_pgno
 from pyrep.sqlite import Attachment
 from pyrep.tenant.position import SyncState
 
-__all__ = ["Change", "WALView", "decide", "look", "prove", "read_snapshot_map"]
+__all__ = [
+    "Change",
+    "WALView",
+    "decide",
+    "look",
+    "needs_file",
+    "prove",
+    "range_floor",
+    "read_snapshot_map",
+]
 
 _ATTEMPTS = 60
 _PAUSE_SECONDS = 0.001
@@ -151,19 +161,42 @@ def _scan(
 ) -> Change | None:
     if view.header is None:
         return None
-    scan = _wal.scan(
-        att.wal_fd,
-        view.header,
-        start_offset=start,
-        checksum1=seed[0],
-        checksum2=seed[1],
-        max_frame=view.log,
-        max_bytes=max_bytes,
-        commit=state.commit,
-    )
+    for limit in (max_bytes, 0):
+        scan = _wal.scan(
+            att.wal_fd,
+            view.header,
+            start_offset=start,
+            checksum1=seed[0],
+            checksum2=seed[1],
+            max_frame=view.log,
+            max_bytes=limit,
+            commit=state.commit,
+        )
+        # A range that was cut short may not read the file: that may be ahead of the range's end.
+        if not (scan.limited and needs_file(scan, state.commit, view.header.page_size)):
+            break
     if not (scan.complete or scan.limited):
         return None
     return Change("range" if scan.frames else "none", view, scan)
+
+
+def needs_file(scan: _wal.WALScan, commit: int, page_size: int) -> bool:
+    """Return whether pages of the range are to be looked for outside its own frames.
+
+    These are pages in (``commit``, new commit] without a frame, and, where the database shrank
+    inside the range, every page above the smallest size: a checkpoint may have cut it off the
+    file after its frame was written.
+    """
+    floor = range_floor(scan, commit)
+    lock = lock_pgno(page_size)
+    wanted = scan.commit - floor - (1 if floor < lock <= scan.commit else 0)
+    held = len(scan.pgnos) - bisect_right(scan.pgnos, floor)
+    return scan.commit > floor and wanted > 0 and (bool(scan.shrunk_to) or held != wanted)
+
+
+def range_floor(scan: _wal.WALScan, commit: int) -> int:
+    """Return the page up to which a range's own frames are the whole truth."""
+    return min(commit, scan.shrunk_to) if scan.shrunk_to else commit
 
 
 def _seed(
