@@ -265,7 +265,7 @@ def test_full_disk(tmp_path: Path) -> None:
             host.wait_for(lambda: bool(host.about("full/tenant.db")), "the full disk is told")
             _fill(host.data / "good.db")
             host.wait_shipped("good.db")
-            # A merge that falls due in this moment meets the full disk too.
+            # One line about the sync; once seen: a second line, whose origin is not known yet.
             (line,) = [told for told in host.about("full/tenant.db") if told["op"] == "sync"]
             path = host.data / "full" / ".tenant.db-pyrep"
             assert line["error"].endswith(f": no space left to stage changes in {path}")
