@@ -1,0 +1,136 @@
+"""What the sync pool does with a tenant: sync it, and park it when it is quiet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pyrep.errors import FencedError, PyrepError
+from pyrep.store.drain import Drain
+from pyrep.store.entry import Entry
+from pyrep.store.parking import Parking
+from pyrep.store.report import SYNC, UPLOAD, complain, recovered
+from pyrep.store.shared import Shared
+
+__all__ = ["SyncWork"]
+
+_PARK_RETRY_SECONDS = 1.0
+_ATTACHED_RETRY_SECONDS = 2.0
+
+
+class SyncWork:
+    """Give a tenant its turn; the pool lets one thread at a time have the same tenant.
+
+    ``watch`` is called with the path of each database that is parked.
+    """
+
+    def __init__(self, shared: Shared, watch: Callable[[Path], None]) -> None:
+        self._shared = shared
+        self._parking = Parking(shared.budget, shared.clock)
+        self._watch = watch
+
+    def run(self, name: str) -> None:
+        """Do what is due for a tenant: obey, sync, take a snapshot, park."""
+        entry = self._shared.entries.get(name)
+        if entry is None:
+            return
+        drain, tenant = self._shared.drain, entry.tenant
+        if self._obey(entry) and drain is None and not (tenant.attached or tenant.changed()):
+            return
+        if drain is not None and not drain.wants_sync(entry):
+            return
+        if tenant.needs_survey:
+            self._shared.submit(UPLOAD, name)
+            return
+        if not tenant.attached and not self._shared.budget.enter(name):
+            return  # its turn comes when another leaves
+        self._shared.admit_next()
+        now = self._shared.clock.monotonic()
+        if drain is not None or now >= entry.next_sync:
+            entry.next_sync = now + entry.interval
+            tenant.sync()
+            self._sync_succeeded(entry, drain)
+        if entry.wants_snapshot and drain is None:
+            self._take_snapshot(entry)
+        self._after_sync(entry)
+
+    def _take_snapshot(self, entry: Entry) -> None:
+        """Stage a snapshot; that it fails must not hold up what is committed."""
+        tenant, entry.wants_snapshot = entry.tenant, False
+        try:
+            if tenant.snapshot():
+                self._shared.submit(UPLOAD, tenant.name)
+                return
+        except PyrepError as error:
+            complain(self._shared.limiter, tenant, "snapshot", error)
+        if self._shared.upkeep is not None:
+            self._shared.upkeep.retry_snapshot(tenant)
+
+    def _obey(self, entry: Entry) -> bool:
+        """Run what operators asked for; return whether there was anything."""
+        commanded = bool(entry.commands)
+        while entry.commands:
+            entry.commands.pop(0)()
+        return commanded
+
+    def _sync_succeeded(self, entry: Entry, drain: Drain | None) -> None:
+        tenant = entry.tenant
+        entry.sync_backoff = entry.sync_backoff.succeeded()
+        recovered(self._shared.limiter, tenant, SYNC)
+        if drain is not None:
+            drain.synced(entry)
+            self._shared.submit(UPLOAD, tenant.name)  # also when nothing waits: it reports the end
+        elif tenant.pending and not entry.upload_backoff.failures:
+            self._shared.submit(UPLOAD, tenant.name)
+
+    def _after_sync(self, entry: Entry) -> None:
+        """Park the tenant if it is time, and say when it is looked at next."""
+        tenant = entry.tenant
+        wants_park = tenant.attached and self._parking.try_park(
+            entry, draining=self._shared.drain is not None
+        )
+        if tenant.attached and self._shared.drain is None:
+            delay = max(0.0, entry.next_sync - self._shared.clock.monotonic())
+            if wants_park:
+                delay = min(delay, _PARK_RETRY_SECONDS)
+            self._shared.schedule(SYNC, tenant.name, delay)
+            self._shared.record(entry, gently=True)
+        elif not tenant.attached:
+            self._rest(entry)
+
+    def _rest(self, entry: Entry) -> None:
+        """Leave a parked tenant to the sweep."""
+        tenant = entry.tenant
+        self._shared.leave(tenant.name)
+        park, entry.park = entry.park, None
+        self._shared.record(entry)
+        if park is not None:
+            park.answer(True, f"parked {tenant.name} at txid {tenant.status().local_txid}")
+        self._watch(tenant.spec.db_path)
+
+    def failed(self, name: str, error: Exception) -> None:
+        """Say what is wrong and when it is tried again."""
+        shared = self._shared
+        entry = shared.entries.get(name)
+        if entry is None:
+            return
+        entry.error = str(error)
+        complain(shared.limiter, entry.tenant, SYNC, error)
+        entry.sync_backoff = entry.sync_backoff.failed()
+        delay = entry.sync_backoff.delay(shared.random)
+        attached = entry.tenant.attached
+        if attached:  # while R stands still it holds the application's checkpoints up
+            delay = min(delay, max(entry.interval, _ATTACHED_RETRY_SECONDS))
+        else:
+            shared.leave(name)
+        park, entry.park = entry.park, None
+        if park is not None:
+            park.answer(False, str(error))
+        shared.record(entry)
+        if shared.drain is not None:
+            delay = shared.drain.sync_failed(entry)
+        if entry.tenant.pending and (shared.drain is not None or not entry.upload_backoff.failures):
+            shared.submit(UPLOAD, name)
+        if delay >= 0 and not isinstance(error, FencedError):
+            entry.next_sync = shared.clock.monotonic() + delay
+            shared.schedule(SYNC, name, delay)

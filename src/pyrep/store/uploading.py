@@ -1,0 +1,69 @@
+"""What the upload pool does with a tenant: list its replica once, upload what is staged."""
+
+from __future__ import annotations
+
+from pyrep.errors import FencedError
+from pyrep.store.entry import Entry
+from pyrep.store.report import LIST, SYNC, UPLOAD, complain, recovered
+from pyrep.store.shared import Shared
+
+__all__ = ["UploadWork"]
+
+_FILES_PER_TURN = 16
+
+
+class UploadWork:
+    """Give a tenant its turn; the pool lets one thread at a time have the same tenant."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+
+    def run(self, name: str) -> None:
+        """List a tenant's replica if that is due, and upload what is staged."""
+        entry = self._shared.entries.get(name)
+        if entry is None:
+            return
+        tenant = entry.tenant
+        if tenant.needs_survey or entry.wants_survey:
+            tenant.survey()
+            entry.wants_survey = False
+            self._succeeded(entry, LIST)
+            self._shared.submit(SYNC, name)  # it waited for this
+        for _ in range(_FILES_PER_TURN):
+            if not tenant.upload_next():
+                break
+            self._succeeded(entry, UPLOAD)
+        if tenant.pending:
+            self._shared.submit(UPLOAD, name)  # after the others
+            return
+        self._shared.record(entry)
+        if self._shared.drain is not None:
+            self._shared.drain.uploaded(entry)
+
+    def _succeeded(self, entry: Entry, op: str) -> None:
+        entry.upload_backoff = entry.upload_backoff.succeeded()
+        recovered(self._shared.limiter, entry.tenant, op)
+
+    def failed(self, name: str, error: Exception) -> None:
+        """Say what is wrong and when it is tried again."""
+        shared = self._shared
+        entry = shared.entries.get(name)
+        if entry is None:
+            return
+        entry.error = str(error)
+        op = LIST if entry.tenant.needs_survey or entry.wants_survey else UPLOAD
+        complain(shared.limiter, entry.tenant, op, error)
+        shared.record(entry)
+        if entry.tenant.needs_survey and entry.park is not None:
+            park, entry.park = entry.park, None
+            park.answer(False, str(error))
+        retry = 0.0
+        if shared.drain is not None:
+            retry = shared.drain.upload_failed(entry, error)
+        if isinstance(error, FencedError):
+            shared.leave(name)  # only take_over ends it
+            return
+        entry.upload_backoff = entry.upload_backoff.failed()
+        delay = retry if shared.drain else entry.upload_backoff.delay(shared.random)
+        if delay >= 0:
+            shared.schedule(UPLOAD, name, delay)
