@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.app import App
+from fixtures.app import App, checkpointed_copy, pages_equal
 from fixtures.rig import Rig
 from pyrep import osfs
 from pyrep.errors import DatabaseError
@@ -131,3 +131,32 @@ def test_no_snapshot_is_uploaded_whose_level_0_file_could_not_be_staged(rig: Rig
     rig.ship()
     rig.expect_equal()
     assert rig.durable == 3
+
+
+def test_a_range_cut_short_takes_no_newer_page_from_the_file(
+    rig: Rig, start_app: Callable[..., App], tmp_path: Path
+) -> None:
+    """The database shrinks, grows again and changes; the cut lies before the last of the three."""
+    app = start_app(rig.db, busy_timeout_ms=200, auto_vacuum="full", autocheckpoint=0)
+    app.execute("create table t (id integer primary key, a)")
+    app.execute_many("insert into t (a) values (randomblob(?))", [(3000,)] * 12)
+    rig.ship()
+    wal = Path(f"{rig.db}-wal")
+    known, began = [checkpointed_copy(rig.db, tmp_path / "0.db")], wal.stat().st_size
+    shrink = "delete from t where id > 2"
+    grow = "insert into t (id, a) values (50, zeroblob(30000))"
+    change = "update t set a = randomblob(length(a)) where id in (1, 50)"
+    for number, sql in enumerate((shrink, grow, change), 1):
+        app.execute(sql)
+        known.append(checkpointed_copy(rig.db, tmp_path / f"{number}.db"))
+        if sql == grow:
+            rig.settings["max_sync_wal_bytes"] = wal.stat().st_size - began
+    rig.restart()
+    busy, frames, backfilled = app.checkpoint("passive")
+    assert (busy, backfilled) == (0, frames)  # the file holds the last state
+    rig.ship()
+    assert rig.durable > 1
+    for txid in range(2, rig.durable + 1):
+        restored = rig.restored(txid)
+        assert any(pages_equal(restored, truth) for truth in known), f"txid {txid} never was"
+    rig.expect_equal(rig.durable, source=known[-1])
