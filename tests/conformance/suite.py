@@ -25,7 +25,8 @@ from pyrep.errors import (
 )
 from pyrep.ids import MAX_TXID, SNAPSHOT_LEVEL, TXID
 from pyrep.ltxfile import FileInfo
-from pyrep.storage.base import ReplicaClient
+from pyrep.storage.base import Below, ReplicaClient
+from pyrep.storage.search import find_replicas
 
 __all__ = ["CHECKS", "ODD_PATHS", "Backend", "listed", "put", "read"]
 
@@ -585,6 +586,48 @@ def check_readers_never_see_a_part(backend: Backend) -> None:
         assert looking.result() > 0
 
 
+def check_replicas_below_are_found(backend: Backend) -> None:
+    # Some are named like parts of a layout, some lie below others.
+    odd = {path for path in ODD_PATHS if path}
+    odd |= {"0000", "0003/0009", "ltx", "ltx/9/ltx", "a/b/c/d", "9"}
+    for path in sorted(odd):
+        put(backend.client(f"base/{path}"), 1)
+    put(backend.client("base-not/x"), 1)
+    put(backend.client("other"), 1)
+    backend.plant("base/strange", "notes.txt", b"?")
+    backend.plant("base/strange/0000", "0000000000000001.ltx", b"?")
+    backend.plant("base/strange/ltx/0", "tmp-0000000000000001-0000000000000001.ltx", b"?")
+    backend.plant("base/strange", "ltx/99/0000000000000001-0000000000000001.ltx", b"?")
+    backend.plant("base/strange", "0011/0000000000000001-0000000000000001.ltx", b"?")
+    found = find_replicas(backend.client("base"))
+    assert set(found.replicas) == odd
+    assert found.failures == ()
+    assert find_replicas(backend.client("base/a/b")).replicas == ("", "c/d")
+
+
+def check_a_replica_has_others_below_it(backend: Backend) -> None:
+    for path in ("base", "base/x", "base/x/y/z"):
+        put(backend.client(path), 1, level=9)
+        put(backend.client(path), 1, level=2)
+    assert find_replicas(backend.client("base")).replicas == ("", "x", "x/y/z")
+
+
+def check_nothing_below_is_no_error(backend: Backend) -> None:
+    assert backend.client("empty").look_below() == Below()
+    assert backend.client("empty").look_below("far/below") == Below()
+    put(backend.client("emptied"), 1)
+    backend.client("emptied").delete_all()
+    assert find_replicas(backend.client("emptied")).replicas == ()
+
+
+def check_without_a_path_all_are_found(backend: Backend) -> None:
+    for path in ("x.db", "team/y.db", "0000"):
+        put(backend.client(path), 1)
+    assert find_replicas(backend.client("")).replicas == ("0000", "team/y.db", "x.db")
+    put(backend.client(""), 1)
+    assert find_replicas(backend.client("")).replicas == ("", "0000", "team/y.db", "x.db")
+
+
 def check_a_closed_client_is_closed(backend: Backend) -> None:
     client = backend.client()
     info = put(client, 1)
@@ -596,6 +639,7 @@ def check_a_closed_client_is_closed(backend: Backend) -> None:
         lambda: put(client, 2),
         lambda: client.delete_ltx([info]),
         client.delete_all,
+        client.look_below,
     ]
     for call in calls:
         with pytest.raises(ReplicaPermanentError, match="closed"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import pytest
@@ -16,6 +17,7 @@ from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.base import ReplicaClient
 from pyrep.storage.registry import connect
+from pyrep.storage.search import find_replicas
 
 pytestmark = pytest.mark.s3
 
@@ -70,6 +72,27 @@ def a_failing_source_leaves_no_parts(server: S3Server) -> None:
             put(client, Failing(LARGE))
         assert not server.boto.list_multipart_uploads(Bucket=bucket).get("Uploads")
         assert server.objects(bucket) == {}
+
+
+@pytest.mark.slow
+def test_more_tenants_than_a_page_are_found(radosgw_server: S3Server) -> None:
+    """Find more than 1,000 tenants, and one whose level 0 has more than 1,000 files."""
+    server = radosgw_server
+    tenants = [f"{n:04} #{n % 7}.db" for n in range(1003)]
+    with replica(server) as (_, bucket):
+        keys = [f"all/{tenant}/0000/{1:016x}-{1:016x}.ltx" for tenant in tenants]
+        keys += [f"all/busy.db/0000/{n:016x}-{n:016x}.ltx" for n in range(1, 1002)]
+        keys += [f"all/busy.db/0000/{n:04}.tmp" for n in range(3)]
+
+        def store(key: str) -> None:
+            server.boto.put_object(Bucket=bucket, Key=key, Body=HEAD)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(store, keys))
+        with closing(connect(server.spec(bucket, "all"))) as client:
+            found = find_replicas(client)
+        assert found.failures == ()
+        assert list(found.replicas) == sorted([*tenants, "busy.db"])
 
 
 def test_large_files_on_moto(moto_server: S3Server) -> None:

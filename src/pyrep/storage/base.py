@@ -17,7 +17,7 @@ from typing import BinaryIO, Protocol
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 
-__all__ = ["NO_TXID", "Capabilities", "ReplicaClient"]
+__all__ = ["NO_TXID", "Below", "Capabilities", "ReplicaClient"]
 
 NO_TXID = TXID(0)
 
@@ -35,6 +35,18 @@ class Capabilities:
     conditional_put: bool = True
     batch_delete: bool = False
     server_time: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """Hold what one look below a replica path found, as paths relative to the client's own.
+
+    ``replicas`` have LTX files ('' is the client's path itself); ``folders`` may have replicas at
+    or below them and are to be looked into.  No element of a path is empty, ``.`` or ``..``.
+    """
+
+    replicas: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
 
 class ReplicaClient(Protocol):
@@ -89,6 +101,13 @@ class ReplicaClient(Protocol):
 
     def delete_all(self) -> None:
         """Delete every LTX file below the replica path."""
+
+    def look_below(self, path: str = "") -> Below:
+        """Look for replicas at a path below the client's own: one step of a search.
+
+        A storage with folders looks into this one only; one without may answer for all below it.
+        Nothing there is no error.  :func:`pyrep.storage.search.find_replicas` goes all the way.
+        """
 
     def close(self) -> None:
         """Let go of connections; further calls are errors."""

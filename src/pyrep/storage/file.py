@@ -34,10 +34,11 @@ from pyrep.errors import (
 )
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo, parse_name
-from pyrep.storage.base import NO_TXID, Capabilities
+from pyrep.storage.base import NO_TXID, Below, Capabilities
 from pyrep.storage.checks import IncomingFile, check_file, check_level, check_range
 from pyrep.storage.layout import LEVELS, LTX_DIR, level_path
 from pyrep.storage.oserrors import os_errors
+from pyrep.storage.search import look_plain
 
 __all__ = ["FileReplicaClient"]
 
@@ -192,6 +193,11 @@ class FileReplicaClient:
             _remove_if_empty(folder)
         _remove_if_empty(os.path.join(self._root, LTX_DIR))
 
+    def look_below(self, path: str = "") -> Below:
+        """Look for replicas at a path below the client's own; links are not followed."""
+        self._check_usable()
+        return look_plain(path, f"{path}/" if path else "", self._entries)
+
     def close(self) -> None:
         """Make further calls errors; streams that are open stay usable."""
         self._closed = True
@@ -202,6 +208,13 @@ class FileReplicaClient:
 
     def _level_dir(self, level: int) -> str:
         return os.path.join(self._root, level_path(level))
+
+    def _entries(self, place: str) -> Iterator[tuple[str, bool]]:
+        folder = os.path.join(self._root, place)
+        with os_errors("look into", folder), contextlib.suppress(FileNotFoundError):
+            with os.scandir(folder) as children:
+                found = [(child.name, child.is_dir(follow_symlinks=False)) for child in children]
+            yield from sorted(found)
 
     def _with_stat(self, folder: str, infos: list[FileInfo]) -> Iterator[FileInfo]:
         for info in infos:

@@ -11,9 +11,10 @@ from typing import BinaryIO
 from pyrep.errors import LTXNotFoundError, ReplicaExistsError, ReplicaPermanentError
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
-from pyrep.storage.base import NO_TXID, Capabilities
+from pyrep.storage.base import NO_TXID, Below, Capabilities
 from pyrep.storage.checks import IncomingFile, check_file, check_level, check_range
 from pyrep.storage.layout import level_path, ltx_path, parse_ltx_path
+from pyrep.storage.search import look_at_keys
 
 __all__ = ["Faults", "MemoryReplicaClient", "MemoryStorage"]
 
@@ -38,7 +39,7 @@ class MemoryReplicaClient:
     ``faults`` is called before each step with its name and, where there is one, the file; what
     it raises is what the caller gets.  The steps are ``list``, ``open``, ``write`` (nothing is
     stored yet), ``write-answer`` (the file is stored, the caller does not know it), ``delete``
-    (once per file) and ``delete_all``.
+    (once per file), ``delete_all`` and ``look``.
     """
 
     scheme = "memory"
@@ -140,6 +141,14 @@ class MemoryReplicaClient:
         with self.storage.lock:
             for key in [key for key in self.storage.objects if self._is_ours(key)]:
                 del self.storage.objects[key]
+
+    def look_below(self, path: str = "") -> Below:
+        """Look for replicas at a path below the client's own, and at all below it."""
+        self._begin("look", None)
+        prefix = self._prefix + (f"{path}/" if path else "")
+        with self.storage.lock:
+            keys = [key for key in self.storage.objects if key.startswith(prefix)]
+        return look_at_keys((key.removeprefix(self._prefix) for key in keys), parse_ltx_path)
 
     def close(self) -> None:
         """Make further calls errors."""

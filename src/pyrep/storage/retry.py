@@ -13,7 +13,7 @@ from pyrep.clock import Clock, SystemClock
 from pyrep.errors import ReplicaTemporaryError
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
-from pyrep.storage.base import NO_TXID, Capabilities, ReplicaClient
+from pyrep.storage.base import NO_TXID, Below, Capabilities, ReplicaClient
 
 __all__ = ["RetryPolicy", "RetryingClient"]
 
@@ -130,6 +130,10 @@ class RetryingClient:
     def delete_all(self) -> None:
         """Delete every LTX file below the replica path."""
         self._retry(self._client.delete_all)
+
+    def look_below(self, path: str = "") -> Below:
+        """Look for replicas at a path below the client's own."""
+        return self._retry(lambda: self._client.look_below(path))
 
     def close(self) -> None:
         """Close the wrapped client."""

@@ -15,7 +15,7 @@ from pyrep.clock import from_ms
 from pyrep.errors import LTXNotFoundError, ReplicaPermanentError, ReplicaTemporaryError
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo, parse_name
-from pyrep.storage.base import NO_TXID, Capabilities
+from pyrep.storage.base import NO_TXID, Below, Capabilities
 from pyrep.storage.checks import IncomingFile, check_file, check_level, check_range
 from pyrep.storage.layout import LEVELS, hex_level_path, hex_ltx_path
 from pyrep.storage.s3_bucket import BATCH, Answer, BodyReader, S3Bucket
@@ -23,6 +23,7 @@ from pyrep.storage.s3_config import S3Settings
 from pyrep.storage.s3_session import S3Session
 from pyrep.storage.s3_upload import upload
 from pyrep.storage.s3_xml import ListedObject
+from pyrep.storage.search import look_hex
 
 __all__ = ["S3ReplicaClient"]
 
@@ -132,6 +133,17 @@ class S3ReplicaClient:
         self._check_usable()
         for level in LEVELS:
             self.delete_ltx(list(self._list(level, NO_TXID)))
+
+    def look_below(self, path: str = "") -> Below:
+        """Look for replicas at a path below the client's own, folder by folder."""
+        self._check_usable()
+        base = self._bucket.settings.path
+        place = f"{base.rstrip('/')}/" if base else ""
+        if path:
+            return look_hex(path, f"{place}{path}/", self._bucket.list_folder)
+        # As in _key: the levels of a path that is empty or ends in a slash have one slash more.
+        own = f"{base}/"
+        return look_hex("", place, self._bucket.list_folder, own=own if own != place else None)
 
     def close(self) -> None:
         """Make further calls errors; streams that are open stay usable."""

@@ -18,6 +18,7 @@ from pyrep.storage.s3_errors import is_unsupported, network_error, refused, serv
 from pyrep.storage.s3_session import Call, S3Session
 from pyrep.storage.s3_xml import (
     ListedObject,
+    Page,
     ServerError,
     delete_document,
     parse_deletion,
@@ -105,18 +106,34 @@ class S3Bucket:
 
     def list_objects(self, prefix: str, after: str = "") -> Iterator[ListedObject]:
         """List the objects whose keys begin with ``prefix`` and come after ``after``."""
-        query = [("list-type", "2"), ("prefix", prefix), ("encoding-type", "url")]
-        if after:
-            query.append(("start-after", after))
+        more = (("start-after", after),) if after else ()
+        for page in self._pages(prefix, *more):
+            yield from page.objects
+
+    def list_folder(self, prefix: str) -> Iterator[tuple[str, bool]]:
+        """List what is directly below a prefix that ends in a slash: names, and if folders.
+
+        :raises ReplicaError: also if a name cannot be read from the answer
+        """
+        for page in self._pages(prefix, ("delimiter", "/")):
+            keys = [item.key for item in page.objects]
+            for key in (*keys, *page.folders):
+                if not key.startswith(prefix):
+                    raise unreadable(self.where(prefix), "list", f"it has {key!r} in it")
+                name = key[len(prefix) :]
+                yield name.removesuffix("/"), name.endswith("/")
+
+    def _pages(self, prefix: str, *more: tuple[str, str]) -> Iterator[Page]:
+        query = (("list-type", "2"), ("prefix", prefix), ("encoding-type", "url"), *more)
         token = ""
         while True:
-            pairs = (*query, ("continuation-token", token)) if token else tuple(query)
+            pairs = (*query, ("continuation-token", token)) if token else query
             answer = self.request("list", "GET", query=tuple(sorted(pairs)))
             try:
                 page = parse_page(answer.body)
             except ValueError as error:
                 raise unreadable(self.where(prefix), "list", error) from error
-            yield from page.objects
+            yield page
             if not page.truncated:
                 return
             if not page.token or page.token == token:

@@ -37,9 +37,13 @@ class ListedObject:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Hold one page of a listing; ``token`` asks for the next one, empty at the end."""
+    """Hold one page of a listing; ``token`` asks for the next one, empty at the end.
+
+    ``folders`` are the common prefixes of a listing with a delimiter.
+    """
 
     objects: tuple[ListedObject, ...]
+    folders: tuple[str, ...]
     token: str
     truncated: bool
 
@@ -76,8 +80,11 @@ def parse_page(data: bytes) -> Page:
         )
         for item in _children(root, "Contents")
     )
+    folders = tuple(decode(_text(item, "Prefix")) for item in _children(root, "CommonPrefixes"))
     truncated = _text(root, "IsTruncated") == "true"
-    return Page(objects, _text(root, "NextContinuationToken") if truncated else "", truncated)
+    return Page(
+        objects, folders, _text(root, "NextContinuationToken") if truncated else "", truncated
+    )
 
 
 def parse_deletion(data: bytes) -> Deletion:
