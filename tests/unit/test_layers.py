@@ -31,7 +31,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "yaml": ("config.load",),
     "apsw": ("sqlite", "catalog", "restore"),
     "botocore": ("storage.s3_session",),
-    "urllib3": ("storage.s3_bucket", "storage.s3_errors", "storage.s3_session"),
+    "urllib3": ("storage.http", "storage.s3_bucket", "storage.s3_session"),
     "typing_extensions": (),
 }
 TYPES_ONLY = {"_typeshed"}

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import BinaryIO
 
-from pyrep.clock import from_ms
-from pyrep.errors import LTXNotFoundError, ReplicaPermanentError, ReplicaTemporaryError
+from pyrep.errors import ReplicaPermanentError, ReplicaTemporaryError
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo, parse_name
 from pyrep.storage.base import NO_TXID, Below, Capabilities
 from pyrep.storage.checks import IncomingFile, check_file, check_level, check_range
+from pyrep.storage.http import (
+    READ_BUFFER,
+    BodyReader,
+    body_length,
+    file_not_found,
+    format_time,
+    parse_time,
+    promised_length,
+)
 from pyrep.storage.layout import LEVELS, hex_level_path, hex_ltx_path
-from pyrep.storage.s3_bucket import BATCH, Answer, BodyReader, S3Bucket
+from pyrep.storage.s3_bucket import BATCH, S3Bucket
 from pyrep.storage.s3_config import S3Settings
 from pyrep.storage.s3_session import S3Session
 from pyrep.storage.s3_upload import upload
@@ -28,12 +33,6 @@ from pyrep.storage.search import look_hex
 __all__ = ["S3ReplicaClient"]
 
 _METADATA = "x-amz-meta-litestream-timestamp"
-_READ_BUFFER = 64 << 10
-_TIME = re.compile(
-    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[-+]\d\d:\d\d)\Z", re.ASCII | re.IGNORECASE
-)
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)\Z", re.ASCII)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class S3ReplicaClient:
@@ -114,7 +113,7 @@ class S3ReplicaClient:
         info = check_file(self.url, level, min_txid, max_txid)
         key = self._key(info)
         incoming = IncomingFile(self._bucket.where(key), info, source)
-        metadata = {_METADATA: _format_time(incoming.timestamp_ms)}
+        metadata = {_METADATA: format_time(incoming.timestamp_ms)}
         upload(self._bucket, key, incoming, metadata, create_only=create_only)
         return replace(info, size=incoming.size, timestamp_ms=incoming.timestamp_ms)
 
@@ -191,7 +190,7 @@ class S3ReplicaClient:
         answer = self._bucket.head("look at", self._key(info))
         if answer is None:
             return None
-        time = _parse_time(answer.headers.get(_METADATA, ""))
+        time = parse_time(answer.headers.get(_METADATA, ""))
         return info if time is None else replace(info, timestamp_ms=time)
 
     # --- reading ----------------------------------------------------------------------------------
@@ -207,34 +206,25 @@ class S3ReplicaClient:
                     f"{where}: cannot read: there is no such bucket",
                     hint="Create the bucket, or correct its name.",
                 )
-            raise self._not_found(info)
+            raise file_not_found(where, info)
         if response is None:
             if check_range(where, info, offset, size, self._size(info)) == 0:
                 return io.BytesIO()  # what follows the last byte
             raise ReplicaTemporaryError(f"{where}: cannot read: the storage refused a good range")
         try:
-            length = _promised(where, answer, info, offset, size)
+            length = promised_length(where, answer.status, answer.headers, info, offset, size)
         except BaseException:
             response.close()
             raise
-        return io.BufferedReader(BodyReader(response, where, length), _READ_BUFFER)
+        return io.BufferedReader(BodyReader(response, where, length), READ_BUFFER)
 
     def _size(self, info: FileInfo) -> int:
         key = self._key(info)
+        where = self._bucket.where(key)
         answer = self._bucket.head("read", key)
         if answer is None:
-            raise self._not_found(info)
-        return _length(self._bucket.where(key), answer)
-
-    def _not_found(self, info: FileInfo) -> LTXNotFoundError:
-        return LTXNotFoundError(
-            "no such ltx file",
-            op="open",
-            path=self._bucket.where(self._key(info)),
-            level=info.level,
-            min_txid=info.min_txid,
-            max_txid=info.max_txid,
-        )
+            raise file_not_found(where, info)
+        return body_length(where, answer.headers)
 
 
 def _file_info(level: int, item: ListedObject, prefix: str) -> FileInfo | None:
@@ -246,58 +236,4 @@ def _file_info(level: int, item: ListedObject, prefix: str) -> FileInfo | None:
     txids = parse_name(item.key.rpartition("/")[2])
     if txids is None or item.key.count("/") != prefix.count("/"):
         return None
-    return FileInfo(level, *txids, item.size, _parse_time(item.modified) or 0)
-
-
-def _length(where: str, answer: Answer) -> int:
-    text = answer.headers.get("content-length", "")
-    if not text.isdecimal():
-        raise ReplicaTemporaryError(f"{where}: cannot read: the answer does not say its length")
-    return int(text)
-
-
-def _promised(where: str, answer: Answer, info: FileInfo, offset: int, size: int | None) -> int:
-    """Return how many bytes the body of an answer is to have; check that they are those wanted."""
-    length = _length(where, answer)
-    if answer.status == 200:
-        if offset or (size is not None and size != length):
-            raise ReplicaTemporaryError(
-                f"{where}: cannot read: the storage gave {length} bytes instead of a range"
-            )
-        return length
-    text = answer.headers.get("content-range", "")
-    match = _CONTENT_RANGE.match(text)
-    if match is None:
-        raise ReplicaTemporaryError(f"{where}: cannot read: the storage gave range {text!r}")
-    first, last, total = map(int, match.groups())
-    wanted = check_range(where, info, offset, size, total)
-    if first != offset or last != offset + wanted - 1 or length != wanted:
-        raise ReplicaTemporaryError(
-            f"{where}: cannot read: the storage gave range {text!r} with {length} bytes, "
-            f"{wanted} from {offset} were wanted"
-        )
-    return wanted
-
-
-def _format_time(ms: int) -> str:
-    """Return a time as Go's RFC3339Nano."""
-    moment = from_ms(ms)
-    fraction = f".{ms % 1000:03d}".rstrip("0") if ms % 1000 else ""
-    return f"{moment:%Y-%m-%dT%H:%M:%S}{fraction}Z"
-
-
-def _parse_time(text: str) -> int | None:
-    """Read RFC 3339 or an HTTP date; return milliseconds since the epoch, None for other text."""
-    match = _TIME.match(text)
-    try:
-        if match is None:
-            moment, fraction = parsedate_to_datetime(text), ""
-        else:
-            zone = match[3].upper().replace("Z", "+00:00")
-            moment, fraction = datetime.fromisoformat(match[1] + zone), match[2] or ""
-    except (ValueError, TypeError):
-        return None
-    if moment.tzinfo is None:
-        return None
-    whole = (moment - _EPOCH) // timedelta(seconds=1) * 1000
-    return max(0, whole + int(f"{fraction:0<3}"[:3]))
+    return FileInfo(level, *txids, item.size, parse_time(item.modified) or 0)

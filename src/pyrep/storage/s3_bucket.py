@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import logging
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import urllib3
 
-from pyrep.errors import ReplicaError, ReplicaPermanentError, ReplicaTemporaryError
+from pyrep.errors import ReplicaPermanentError, ReplicaTemporaryError
+from pyrep.storage.http import read_answer, unreadable
 from pyrep.storage.s3_config import S3Settings
-from pyrep.storage.s3_errors import is_unsupported, network_error, refused, server_error
+from pyrep.storage.s3_errors import is_unsupported, refused, server_error
 from pyrep.storage.s3_session import Call, S3Session
 from pyrep.storage.s3_xml import (
     ListedObject,
@@ -26,13 +26,11 @@ from pyrep.storage.s3_xml import (
     parse_page,
 )
 
-__all__ = ["BATCH", "Answer", "BodyReader", "S3Bucket", "unreadable"]
+__all__ = ["BATCH", "Answer", "S3Bucket"]
 
 log = logging.getLogger(__name__)
 
 BATCH = 1000
-_MAX_ERROR = 64 << 10
-_MAX_DOCUMENT = 16 << 20
 _EXPIRED = frozenset(("ExpiredToken", "TokenRefreshRequired", "InvalidToken"))
 _NOT_FOUND = 404
 _NO_ERROR = ServerError()
@@ -243,69 +241,16 @@ class S3Bucket:
 
     def _read(self, call: Call, response: urllib3.BaseHTTPResponse) -> Answer:
         """Read a whole answer and learn what it says of region and credentials."""
-        good = response.status // 100 == 2
-        limit = _MAX_DOCUMENT if good else _MAX_ERROR
-        try:
-            body = response.read(limit + 1, decode_content=False) if call.method != "HEAD" else b""
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            response.close()
-            raise network_error(call.where, call.op, error) from error
-        if len(body) > limit:
-            response.close()
-            raise unreadable(call.where, call.op, f"it is longer than {limit} bytes")
-        response.release_conn()
-        answer = Answer(response.status, response.headers, body)
-        if good:
+        whole = read_answer(response, call.where, call.op, head=call.method == "HEAD")
+        answer = Answer(whole.status, whole.headers, whole.body)
+        if answer.status // 100 == 2:
             return answer
         if self.session.learn_region(self.settings.bucket, response):
             raise ReplicaTemporaryError(
                 f"{call.where}: the bucket is in region {self.facts.regions[call.bucket]}"
             )
-        answer = replace(answer, error=parse_error(body) or _NO_ERROR)
+        answer = replace(answer, error=parse_error(answer.body) or _NO_ERROR)
         nameless = call.method == "HEAD" and answer.status in (400, 403)
         if answer.error.code in _EXPIRED or nameless:
             self.session.forget_credentials()
         return answer
-
-
-class BodyReader(io.RawIOBase):
-    """Read a promised number of bytes from a response that it owns."""
-
-    def __init__(self, response: urllib3.BaseHTTPResponse, where: str, length: int) -> None:
-        super().__init__()
-        self._response = response
-        self._where = where
-        self._left = length
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        view = memoryview(buffer).cast("B")[: self._left]
-        if not view:
-            return 0
-        try:
-            data = self._response.read(len(view), decode_content=False)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise network_error(self._where, "read", error) from error
-        if not data:
-            raise ReplicaTemporaryError(
-                f"{self._where}: cannot read: the answer ended {self._left} bytes early"
-            )
-        view[: len(data)] = data
-        self._left -= len(data)
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            if self._left:
-                self._response.close()  # the connection still holds what was not read
-            self._response.release_conn()
-        super().close()
-
-
-def unreadable(where: str, op: str, reason: object) -> ReplicaError:
-    """Return the error for an answer that makes no sense."""
-    return ReplicaTemporaryError(
-        f"{where}: cannot {op}: the storage's answer is not readable: {reason}"
-    )

@@ -13,10 +13,9 @@ from urllib.parse import urlsplit
 from pyrep.errors import ConfigError
 from pyrep.storage.s3_url import is_local, parse_s3_url, preset_for
 
-__all__ = ["MAX_PARTS", "MIN_PART_SIZE", "S3Account", "S3Settings", "s3_settings"]
+__all__ = ["MIN_PART_SIZE", "S3Account", "S3Settings", "s3_settings"]
 
 MIN_PART_SIZE = 5 << 20
-MAX_PARTS = 10_000
 _CONCURRENCY = 5
 _DEFAULT_REGION = "us-east-1"
 _KEY_BYTES = 32

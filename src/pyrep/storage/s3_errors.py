@@ -1,8 +1,6 @@
-"""From what a server or the network says to our errors: temporary, permanent, not found, exists."""
+"""From what a server says to our errors: temporary, permanent, not found, exists."""
 
 from __future__ import annotations
-
-from urllib3 import exceptions
 
 from pyrep.errors import (
     ReplicaError,
@@ -12,7 +10,7 @@ from pyrep.errors import (
 )
 from pyrep.storage.s3_xml import ServerError
 
-__all__ = ["is_unsupported", "network_error", "refused", "server_error"]
+__all__ = ["is_unsupported", "refused", "server_error"]
 
 # Refusals (4xx) after which the same request may succeed.
 _TEMPORARY_CODES = frozenset(
@@ -60,29 +58,3 @@ def refused(where: str, op: str, error: ServerError) -> ReplicaError:
     message = f"{where}: cannot {op}: the storage answered {error}"
     kind = ReplicaTemporaryError if error.code in _TEMPORARY_CODES else ReplicaPermanentError
     return kind(message)
-
-
-def network_error(where: str, op: str, error: Exception) -> ReplicaError:
-    """Return the error for a request that got no answer, or lost it half-way."""
-    message = f"{where}: cannot {op}: {_reason(error)}"
-    if isinstance(error, exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return ReplicaPermanentError(
-            message,
-            hint="Trust the endpoint's certificate with AWS_CA_BUNDLE, or set skip-verify.",
-        )
-    if isinstance(error, exceptions.LocationValueError):
-        return ReplicaPermanentError(message, hint="Check the replica's endpoint.")
-    return ReplicaTemporaryError(message)
-
-
-def _reason(error: Exception) -> str:
-    """Return the cause in one line; urllib3 prints objects before it."""
-    if isinstance(error, exceptions.NameResolutionError):
-        return "the endpoint's name cannot be resolved"
-    unreachable = isinstance(error, exceptions.NewConnectionError)  # a subclass, and no time-out
-    if isinstance(error, exceptions.ConnectTimeoutError) and not unreachable:
-        return "the endpoint does not answer"
-    if isinstance(error, exceptions.ReadTimeoutError):
-        return "the endpoint stopped answering"
-    text = " ".join(str(error).split())
-    return text.rpartition(">: ")[2] or type(error).__name__

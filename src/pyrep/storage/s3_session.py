@@ -9,7 +9,6 @@ that is what each S3-compatible storage accepts.
 from __future__ import annotations
 
 import threading
-import urllib.request
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,17 +26,12 @@ from botocore.httpsession import get_cert_path
 
 from pyrep.clock import Clock, SystemClock
 from pyrep.errors import ReplicaPermanentError, ReplicaTemporaryError
+from pyrep.storage.http import Connections
 from pyrep.storage.s3_config import S3Account
-from pyrep.storage.s3_errors import network_error
 
 __all__ = ["Call", "Facts", "S3Session"]
 
-
-_CONNECT_SECONDS = 10.0
-_READ_SECONDS = 60.0
-_CONNECTIONS = 32
-_HOSTS = 64
-_THREADS = 8
+_TLS_HINT = "Trust the endpoint's certificate with AWS_CA_BUNDLE, or set skip-verify."
 _USER_AGENT = "pyrep"
 _AWS_SUFFIXES = {
     "cn-": "amazonaws.com.cn",
@@ -80,14 +74,10 @@ class S3Session:
         self.clock = clock if clock is not None else SystemClock()
         self.facts = Facts()
         self._account = account
-        self._lock = threading.Lock()
         # Held while the provider chain is asked: all who come meanwhile need its answer.
         self._credentials_lock = threading.Lock()
         self._credentials: Credentials | None = None  # guarded by _credentials_lock
-        self._workers: ThreadPoolExecutor | None = None  # guarded by _lock
-        self._timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)
-        self._managers: dict[str, urllib3.PoolManager] = {}  # by proxy; guarded by _lock
-        self._routes: dict[str, tuple[urllib3.PoolManager, bool]] = {}  # by URL; guarded by _lock
+        self._connections = Connections(self._pool_settings, tls_hint=_TLS_HINT)
 
     @property
     def is_aws(self) -> bool:
@@ -96,10 +86,7 @@ class S3Session:
 
     def workers(self) -> ThreadPoolExecutor:
         """Return the threads for requests that run side by side, started at the first use."""
-        with self._lock:
-            if self._workers is None:
-                self._workers = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
-            return self._workers
+        return self._connections.workers()
 
     def send(self, call: Call) -> urllib3.BaseHTTPResponse:
         """Sign and send a request; the answer, whatever its status, has its body still to read.
@@ -127,38 +114,14 @@ class S3Session:
 
     def close(self) -> None:
         """Close idle connections and end the threads."""
-        with self._lock:
-            workers, self._workers = self._workers, None
-            managers = list(self._managers.values())
-            self._managers.clear()
-            self._routes.clear()
-        if workers is not None:
-            workers.shutdown()
-        for manager in managers:
-            manager.clear()
+        self._connections.close()
 
     def _send(
         self, call: Call, base: str, target: str, headers: dict[str, str]
     ) -> urllib3.BaseHTTPResponse:
-        parts = urlsplit(base)
-        try:
-            manager, proxied = self._route(base)
-            pool = manager.connection_from_host(parts.hostname or "", parts.port, parts.scheme)
-            # The pool's own call leaves a path as it is; a manager's would clean it of "..".
-            return pool.urlopen(
-                call.method,
-                base + target if proxied and parts.scheme == "http" else target,
-                body=call.body or None,
-                headers=headers,
-                retries=False,
-                redirect=False,
-                timeout=self._timeout,
-                assert_same_host=False,
-                preload_content=False,
-                decode_content=False,
-            )
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise network_error(call.where, call.op, error) from error
+        return self._connections.send(
+            call.op, call.where, call.method, base, target, headers, call.body
+        )
 
     def _signed(self, call: Call, url: str) -> dict[str, str]:
         credentials = self._frozen(call)
@@ -205,28 +168,12 @@ class S3Session:
         # A session of its own: it keeps what it found, and we ask again when that has expired.
         return botocore.session.Session().get_credentials()
 
-    def _route(self, base: str) -> tuple[urllib3.PoolManager, bool]:
-        """Return the pools to use for a host, and whether they lead through a proxy."""
-        with self._lock:
-            found = self._routes.get(base)
-            if found is None:
-                proxy = _proxy(base)
-                manager = self._managers.get(proxy) or self._make_manager(proxy)
-                self._managers[proxy] = manager
-                found = self._routes[base] = (manager, bool(proxy))
-            return found
-
-    def _make_manager(self, proxy: str) -> urllib3.PoolManager:
-        settings: dict[str, Any] = {"num_pools": _HOSTS, "maxsize": _CONNECTIONS}
+    def _pool_settings(self) -> dict[str, Any]:
         if self._account.skip_verify:
-            settings["cert_reqs"] = "CERT_NONE"
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        else:
-            bundle = botocore.session.Session().get_config_variable("ca_bundle")
-            settings["ca_certs"] = bundle or get_cert_path(True)
-        if proxy:
-            return urllib3.ProxyManager(proxy, **settings)
-        return urllib3.PoolManager(**settings)
+            return {"cert_reqs": "CERT_NONE"}
+        bundle = botocore.session.Session().get_config_variable("ca_bundle")
+        return {"ca_certs": bundle or get_cert_path(True)}
 
     # --- addresses --------------------------------------------------------------------------------
 
@@ -264,13 +211,6 @@ class S3Session:
         answer = self._send(call, base, target, {})
         answer.close()
         return answer.headers.get("x-amz-bucket-region", "us-east-1")
-
-
-def _proxy(base: str) -> str:
-    """Return the proxy that the environment names for a URL, or an empty text."""
-    parts = urlsplit(base)
-    proxy = urllib.request.getproxies().get(parts.scheme, "")
-    return "" if proxy and urllib.request.proxy_bypass(parts.netloc) else proxy
 
 
 def _query(pairs: tuple[tuple[str, str], ...]) -> str:

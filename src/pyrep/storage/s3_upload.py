@@ -1,9 +1,4 @@
-"""Writing an object: in one request, or in parts with memory that does not grow with its size.
-
-Each storage allows 10,000 parts.  Parts are of one size, because some providers insist on that:
-the configured one, or what the total needs.  When the total is not known beforehand, the last
-thousand parts grow.
-"""
+"""Writing an object: in one request, or in parts with memory that does not grow with its size."""
 
 from __future__ import annotations
 
@@ -21,20 +16,18 @@ from pyrep.errors import (
     ReplicaTemporaryError,
 )
 from pyrep.storage.checks import IncomingFile
+from pyrep.storage.http import unreadable
+from pyrep.storage.parts import MAX_PARTS, file_parts, part_sizes
 from pyrep.storage.retry import RetryPolicy
-from pyrep.storage.s3_bucket import Answer, S3Bucket, unreadable
-from pyrep.storage.s3_config import MAX_PARTS
+from pyrep.storage.s3_bucket import Answer, S3Bucket
 from pyrep.storage.s3_errors import is_unsupported, server_error
 from pyrep.storage.s3_xml import complete_document, parse_error, parse_upload_id
 
-__all__ = ["part_sizes", "upload"]
+__all__ = ["upload"]
 
 log = logging.getLogger(__name__)
 
-_MIB = 1 << 20
 _IN_FLIGHT = 32 << 20
-_EQUAL_PARTS = 9_000
-_GROWTH_PARTS = 100
 _NONE_THERE = {"if-none-match": "*"}
 _TYPE = {"content-type": "application/octet-stream"}
 _PART_POLICY = RetryPolicy(attempts=4, base=0.2)
@@ -54,7 +47,7 @@ def upload(
     """
     settings = bucket.settings
     headers = {**_TYPE, **settings.write_headers, **settings.key_headers, **metadata}
-    parts = _parts(incoming, part_sizes(settings.part_size, incoming.expected))
+    parts = file_parts(incoming, part_sizes(settings.part_size, incoming.expected))
     first = next(parts)
     second = next(parts, b"")
     if second:
@@ -63,34 +56,6 @@ def upload(
         _create(bucket, key, headers, first)
     else:
         _put(bucket, key, headers, first)
-
-
-def part_sizes(configured: int, total: int | None) -> Iterator[int]:
-    """Yield the size of each part in turn, without end; MAX_PARTS of them hold any total."""
-    size = configured
-    if total is not None:
-        needed = -(-total // MAX_PARTS)
-        size = max(size, -(-needed // _MIB) * _MIB)
-    for _ in range(_EQUAL_PARTS):
-        yield size
-    while True:
-        if total is None:
-            size *= 2
-        for _ in range(_GROWTH_PARTS):
-            yield size
-
-
-def _parts(incoming: IncomingFile, sizes: Iterator[int]) -> Iterator[bytes]:
-    """Cut a file into parts; all but the last have the sizes asked for."""
-    pending = bytearray()
-    size = next(sizes)
-    for chunk in incoming.chunks():
-        pending += chunk
-        while len(pending) > size:
-            yield bytes(memoryview(pending)[:size])
-            del pending[:size]
-            size = next(sizes)
-    yield bytes(pending)
 
 
 def _put(

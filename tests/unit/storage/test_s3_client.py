@@ -26,11 +26,11 @@ from pyrep.errors import (
 )
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
+from pyrep.storage.parts import part_sizes
 from pyrep.storage.registry import ReplicaSpec, connect
 from pyrep.storage.s3 import S3ReplicaClient
 from pyrep.storage.s3_config import s3_settings
 from pyrep.storage.s3_session import Call, S3Session
-from pyrep.storage.s3_upload import part_sizes
 
 INFO = FileInfo(0, TXID(1), TXID(1))
 DATA = build_ltx(1, 1, timestamp_ms=1_700_000_000_120)
