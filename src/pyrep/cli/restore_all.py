@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import click
@@ -33,7 +34,7 @@ from pyrep.cli.restoring import (
     result_document,
     write_state,
 )
-from pyrep.cli.tenants import Search, below_url, of_config
+from pyrep.cli.tenants import Found, Search, below_url, of_config
 from pyrep.config.expand import describe_replica, tenant_at
 from pyrep.errors import PyrepError, TXNotAvailableError
 from pyrep.restore.execute import RestoreOptions, RestoreResult, plan_restore
@@ -58,10 +59,11 @@ class _Outcome:
     name: str
     job: Job
     status: str
+    scheme: str = ""
     result: RestoreResult | None = None
     plan: Plan | None = None
     reason: str = ""
-    exit_code: int = 0
+    error: PyrepError | None = None
 
 
 def restore_every(wanted: Wanted) -> int:
@@ -78,29 +80,37 @@ def restore_every(wanted: Wanted) -> int:
         fail("too many arguments")
     began = time.monotonic()
     cancel = threading.Event()
-    config, search = _search(wanted)
-    jobs = _jobs(config, search, Path(db_path(wanted.output)), cancel)
-    if not jobs and not search.problems:
-        return _nothing(wanted)
     with interruptible(cancel):
+        config, search = _search(wanted, cancel)
+        jobs = _jobs(config, search, Path(db_path(wanted.output)), cancel)
+        if not jobs and not search.problems:
+            return _nothing(wanted)
         if wanted.dry_run:
             outcomes = [_plan_one(wanted, name, job) for name, job in jobs]
         else:
             outcomes = _restore_jobs(wanted, jobs, cancel)
     _report(wanted, outcomes, search, time.monotonic() - began)
-    codes = {o.exit_code for o in outcomes if o.exit_code}
+    codes = {outcome.error.exit_code for outcome in outcomes if outcome.error}
     codes |= {problem.error.exit_code for problem in search.problems}
     return codes.pop() if len(codes) == 1 else min(len(codes), 1)
 
 
-def _search(wanted: Wanted) -> tuple[Config | None, Search]:
-    if not wanted.words:
-        config = read_config(wanted.config_path, wanted.no_expand_env)
-        return config, of_config(config)
-    if not names_replica(wanted.words[0], wanted.config_path):
-        fail("-all restores every database of the configuration or below a replica URL")
-    log_to_stderr()
-    return default_config(), below_url(wanted.words[0])
+def _search(wanted: Wanted, cancel: threading.Event) -> tuple[Config | None, Search]:
+    meter = Meter()
+
+    def show(looks: int, found: int) -> None:
+        meter.show(lambda _: f"searching: {looks} folders, {found} replicas")
+
+    try:
+        if not wanted.words:
+            config = read_config(wanted.config_path, wanted.no_expand_env)
+            return config, of_config(config, on_look=show, cancel=cancel)
+        if not names_replica(wanted.words[0], wanted.config_path):
+            fail("-all restores every database of the configuration or below a replica URL")
+        log_to_stderr()
+        return default_config(), below_url(wanted.words[0], on_look=show, cancel=cancel)
+    finally:
+        meter.close()
 
 
 def _nothing(wanted: Wanted) -> int:
@@ -118,15 +128,10 @@ def _nothing(wanted: Wanted) -> int:
 def _jobs(
     config: Config | None, search: Search, root: Path, cancel: threading.Event
 ) -> list[tuple[str, Job]]:
-    """Give each database its place below ``root``.
-
-    Where two would have the same, both go to their whole path below it.
-    """
-    count = Counter(found.relpath for found in search.found)
+    """Give each database its place below ``root``."""
     jobs = []
-    for found in search.found:
-        relpath = found.relpath if count[found.relpath] == 1 else found.name.lstrip("/")
-        output = root / relpath
+    for found, place in zip(search.found, _places(search.found), strict=True):
+        output = root / place
         there = tenant_at(config, output) if config else None
         managers = ((config, there),) if config and there else ()
         own: TenantSpec | None = found.tenant if there and there == found.tenant else None
@@ -135,14 +140,26 @@ def _jobs(
     return jobs
 
 
+def _places(found: Sequence[Found]) -> list[str]:
+    """Return the path of each database below the output folder.
+
+    Where two would have the same, both go to their whole paths.  One whose path is another's
+    folder goes into that folder, since no file can have its name.
+    """
+    count = Counter(one.relpath for one in found)
+    places = [one.relpath if count[one.relpath] == 1 else one.name.lstrip("/") for one in found]
+    folders = {str(parent) for place in places for parent in PurePosixPath(place).parents}
+    return [f"{p}/{posixpath.basename(p)}" if p in folders else p for p in places]
+
+
 def _plan_one(wanted: Wanted, name: str, job: Job) -> _Outcome:
     """Plan one database, for a dry run."""
     try:
         with closing(connect(job.replica, stop=job.cancel)) as client:
             plan = plan_restore(client, timestamp_ms=wanted.timestamp_ms)
+            return _Outcome(name, job, "planned", client.scheme, plan=plan)
     except PyrepError as error:
         return _failure(wanted, name, job, error)
-    return _Outcome(name, job, "planned", plan=plan)
 
 
 def _restore_jobs(
@@ -211,13 +228,13 @@ def _outcome(wanted: Wanted, name: str, job: Job, done: FleetResult) -> _Outcome
             error = exc
     if error is not None:
         return _failure(wanted, name, job, error)
-    return _Outcome(name, job, RESTORED, done.result)
+    return _Outcome(name, job, RESTORED, done.item.client.scheme, done.result)
 
 
 def _failure(wanted: Wanted, name: str, job: Job, error: PyrepError) -> _Outcome:
     if wanted.if_replica_exists and isinstance(error, TXNotAvailableError):
         return _Outcome(name, job, SKIPPED, reason=str(error))
-    return _Outcome(name, job, FAILED, reason=str(error), exit_code=error.exit_code)
+    return _Outcome(name, job, FAILED, reason=str(error), error=error)
 
 
 def _report(wanted: Wanted, outcomes: Sequence[_Outcome], search: Search, seconds: float) -> None:
@@ -239,9 +256,11 @@ def _report(wanted: Wanted, outcomes: Sequence[_Outcome], search: Search, second
         parts = ", ".join(f"{number} {status}" for status, number in sorted(count.items()))
         click.echo(f"{parts or 'nothing done'} in {seconds:.1f}s")
     for outcome in outcomes:
-        if outcome.status == FAILED:
+        if outcome.error is not None:
             named = outcome.reason.startswith(f"{outcome.name}:")
             say(f"Error: {outcome.reason if named else f'{outcome.name}: {outcome.reason}'}")
+            if outcome.error.hint:
+                say(f"Hint: {outcome.error.hint}")
     for path in search.strangers:
         say(f"Warning: no entry of the configuration matches the replica {path}")
     report_problems(search.problems)
@@ -250,8 +269,9 @@ def _report(wanted: Wanted, outcomes: Sequence[_Outcome], search: Search, second
 def _row(outcome: _Outcome) -> tuple[str, ...]:
     head = (outcome.name, outcome.status)
     plan = outcome.plan or (outcome.result.plan if outcome.result else None)
-    if plan is None:
-        return (*head, "-", "-", "-", outcome.reason)
+    if plan is None:  # what failed is said below the table, once
+        last = str(outcome.job.output) if outcome.error else outcome.reason
+        return (*head, "-", "-", "-", last)
     size = size_text(outcome.result.size) if outcome.result else "-"
     return (*head, str(plan.max_txid), time_text(plan.timestamp_ms), size, str(outcome.job.output))
 
@@ -259,7 +279,7 @@ def _row(outcome: _Outcome) -> tuple[str, ...]:
 def _document(outcome: _Outcome) -> dict[str, object]:
     head: dict[str, object] = {"database": outcome.name, "status": outcome.status}
     if outcome.plan is not None:
-        return head | plan_document(outcome.job, outcome.plan, "file")
+        return head | plan_document(outcome.job, outcome.plan, outcome.scheme)
     if outcome.result is not None:
-        return head | result_document(outcome.result, "file")
+        return head | result_document(outcome.result, outcome.scheme)
     return head | {"db_path": str(outcome.job.output), "error": outcome.reason}

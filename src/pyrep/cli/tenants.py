@@ -6,22 +6,35 @@ After a lost disk the directories are empty, so the replicas are asked too.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import posixpath
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyrep.config.expand import Problem, TenantSpec, scan, tenant_for
-from pyrep.errors import ConfigError, DatabaseError, ReplicaTemporaryError
-from pyrep.ltxfile import parse_name
+from pyrep.config.claims import replica_identity
+from pyrep.config.expand import (
+    Problem,
+    TenantSpec,
+    describe_replica,
+    replica_base,
+    replica_below,
+    scan,
+    tenant_for,
+)
+from pyrep.errors import ConfigError, DatabaseError, PyrepError
 from pyrep.sqlite import probe
-from pyrep.storage.layout import LTX_DIR, parse_level
-from pyrep.storage.registry import ReplicaSpec, parse_url
+from pyrep.storage.registry import ReplicaSpec, connect, parse_url
+from pyrep.storage.search import ReplicaSearch, find_replicas
 
 if TYPE_CHECKING:
     from pyrep.config.model import Config, DatabaseConfig
 
-__all__ = ["Found", "Search", "below_url", "of_config", "replica_paths"]
+__all__ = ["Found", "Search", "below_url", "of_config"]
+
+OnLook = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,40 +49,69 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Hold what was found; ``strangers`` are replica paths that no entry matches."""
+    """Hold what was found; ``strangers`` are replicas that no entry matches, as texts."""
 
     found: tuple[Found, ...]
     problems: tuple[Problem, ...] = ()
     strangers: tuple[str, ...] = ()
 
 
-def of_config(config: Config) -> Search:
-    """Find the databases of a configuration, by their files and by what is on the replicas."""
-    found: dict[str, Found] = {}  # by replica path: what one entry has is no other's
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Hold a path that an entry may have a database at, and the replica if one is there."""
+
+    path: Path
+    replica: ReplicaSpec | None = None
+
+
+def of_config(
+    config: Config, *, on_look: OnLook | None = None, cancel: threading.Event | None = None
+) -> Search:
+    """Find the databases of a configuration, by their files and by what is on the replicas.
+
+    A replica that cannot be searched is a problem of its entry: what its directory holds is found
+    all the same.
+    """
+    found: dict[Hashable, Found] = {}  # by replica: what one entry has is no other's
     problems: list[Problem] = []
-    strangers: dict[str, None] = {}
+    strangers: dict[Hashable, str] = {}
     for entry in sorted(config.dbs, key=lambda entry: entry.dir is not None):  # `path:` wins
-        try:
-            paths = list(_paths(entry))
-        except ConfigError as error:
-            problems.append(Problem(entry.dir or Path(), entry.index, error))
-            continue
-        for path, stranger in paths:
-            one = _found(entry, path)
+        for item in _items(entry, on_look, cancel):
+            one = item if isinstance(item, Problem) else _found(entry, item.path)
             if isinstance(one, Found):
-                found.setdefault(_replica_path(one.replica), one)
-            elif stranger:
-                strangers[stranger] = None
+                found.setdefault(_identity(one.replica), one)
+            elif isinstance(item, _Seen) and item.replica is not None:
+                strangers[_identity(item.replica)] = describe_replica(item.replica)
             else:
                 problems.append(one)
-    unknown = tuple(path for path in strangers if path not in found)
+    unknown = tuple(text for identity, text in strangers.items() if identity not in found)
     return Search(tuple(found.values()), tuple(problems), unknown)
 
 
-def _replica_path(spec: ReplicaSpec) -> str:
-    if (spec.type or "file") != "file":
-        return f"{spec.type} {spec.url or ''} {spec.path} {sorted(spec.options.items(), key=str)}"
-    return parse_url(spec.url).path if spec.url else spec.path
+def below_url(
+    url: str, *, on_look: OnLook | None = None, cancel: threading.Event | None = None
+) -> Search:
+    """Find the replicas at and below a URL.
+
+    :raises PyrepError: the place cannot be searched
+    """
+    base = ReplicaSpec(url=url)
+    place = parse_url(url).path
+    search = _search(base, on_look, cancel)
+    found, problems = [], _problems(search, base, 0)
+    for relpath in search.replicas:
+        replica = replica_below(base, relpath)
+        if "\0" in relpath:
+            error = ConfigError(f"{describe_replica(replica)}: no file can have this name")
+            problems.append(Problem(Path(relpath), 0, error))
+            continue
+        name = relpath or posixpath.basename(place) or describe_replica(base).rpartition("/")[2]
+        found.append(Found(name, name, replica))
+    return Search(tuple(found), tuple(problems))
+
+
+def _identity(spec: ReplicaSpec) -> Hashable:
+    return replica_identity(spec, os.path.realpath)
 
 
 def _found(entry: DatabaseConfig, path: Path) -> Found | Problem:
@@ -80,17 +122,25 @@ def _found(entry: DatabaseConfig, path: Path) -> Found | Problem:
     return Found(tenant.name, tenant.relpath or tenant.db_path.name, tenant.replica, tenant)
 
 
-def _paths(entry: DatabaseConfig) -> Iterator[tuple[Path, str]]:
-    """Yield the paths of an entry's databases, each with its replica path if found there."""
+def _items(
+    entry: DatabaseConfig, on_look: OnLook | None, cancel: threading.Event | None
+) -> Iterator[_Seen | Problem]:
+    """Yield where an entry's databases are or were, and what is wrong with its replica."""
     if entry.dir is None:
-        yield entry.path or Path(), ""
+        yield _Seen(entry.path or Path())
         return
     root = Path(os.path.realpath(entry.dir))
     here = {path for path in scan(entry) if _is_database(path)}
-    base = _base(entry)
-    there = {root / relpath: os.path.join(base, relpath) for relpath in replica_paths(Path(base))}
+    base = replica_base(entry)
+    try:
+        search = _search(base, on_look, cancel)
+    except PyrepError as error:
+        yield Problem(entry.dir, entry.index, error)
+        search = ReplicaSearch(())
+    yield from _problems(search, base, entry.index)
+    there = {root / relpath: relpath for relpath in search.replicas if "\0" not in relpath}
     for path in sorted(here | there.keys()):
-        yield path, there.get(path, "") if path not in here else ""
+        yield _Seen(path, None if path in here else replica_below(base, there[path]))
 
 
 def _is_database(path: Path) -> bool:
@@ -101,77 +151,15 @@ def _is_database(path: Path) -> bool:
         return True
 
 
-def _base(entry: DatabaseConfig) -> str:
-    replica = entry.replica
-    if (replica.type or "file") != "file":
-        raise ConfigError(
-            f"database config #{entry.index}: replicas of type {replica.type} cannot be searched "
-            "for databases yet",
-            hint="Restore single databases by their paths.",
-        )
-    url = replica.url.reveal() if replica.url else None
-    return _replica_path(ReplicaSpec("file", replica.path, url))
+def _search(
+    base: ReplicaSpec, on_look: OnLook | None, cancel: threading.Event | None
+) -> ReplicaSearch:
+    with closing(connect(base, stop=cancel)) as client:
+        return find_replicas(client, on_look=on_look)
 
 
-def below_url(url: str) -> Search:
-    """Find the replicas at and below a URL.
-
-    :raises ConfigError: the URL is not that of a file replica
-    """
-    parsed = parse_url(url)
-    if parsed.scheme != "file":
-        raise ConfigError(
-            f"replicas of type {parsed.scheme} cannot be searched for databases yet",
-            hint="Restore single databases by their URLs.",
-        )
-    base = parsed.path
-    found = []
-    for relpath in replica_paths(Path(base)):
-        path = os.path.normpath(os.path.join(base, relpath))
-        name = relpath or os.path.basename(path)
-        found.append(Found(name, name, ReplicaSpec(type="file", path=path)))
-    return Search(tuple(found))
-
-
-def replica_paths(base: Path) -> Iterator[str]:
-    """Yield the path below ``base`` of every folder that holds LTX files, '' for itself.
-
-    Links are not followed.  A base that does not exist holds none.
-
-    :raises ReplicaTemporaryError: a folder cannot be read
-    """
-    pending = [""]
-    while pending:
-        relpath = pending.pop()
-        folders = _folders(base / relpath)
-        own = LTX_DIR in folders and _has_ltx(base / relpath / LTX_DIR)
-        if own:
-            yield relpath
-            folders.remove(LTX_DIR)
-        pending += [os.path.join(relpath, name) for name in reversed(folders)]
-
-
-def _has_ltx(folder: Path) -> bool:
-    return any(
-        parse_name(name) is not None
-        for level in _folders(folder)
-        if parse_level(level) is not None
-        for name in _names(folder / level, lambda child: child.is_file(follow_symlinks=False))
-    )
-
-
-def _folders(folder: Path) -> list[str]:
-    return sorted(_names(folder, lambda child: child.is_dir(follow_symlinks=False)))
-
-
-def _names(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
-    try:
-        with os.scandir(folder) as children:
-            return [child.name for child in children if wanted(child)]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise ReplicaTemporaryError(
-            f"{folder}: replica folder cannot be read: {error.strerror}",
-            hint="Restore as a user who may read the replica.",
-        ) from error
+def _problems(search: ReplicaSearch, base: ReplicaSpec, index: int) -> list[Problem]:
+    return [
+        Problem(Path(describe_replica(replica_below(base, path))), index, error)
+        for path, error in search.failures
+    ]

@@ -13,7 +13,7 @@ from pyrep.config.model import SecretURL
 from pyrep.errors import ConfigError
 from pyrep.storage.registry import ReplicaSpec, parse_url
 
-__all__ = ["Claims", "Inode", "claim_all"]
+__all__ = ["Claims", "Inode", "claim_all", "replica_identity"]
 
 Inode = tuple[int, int]
 _ENDPOINT_KEYS = ("account-name", "bucket", "endpoint", "host", "webdav-url")
@@ -44,7 +44,7 @@ class Claims:
 
         :raises ConfigError: another tenant has one of them; nothing is claimed then
         """
-        replica = _replica_identity(tenant.replica, resolve)
+        replica = replica_identity(tenant.replica, resolve)
         things: list[Hashable] = [
             ("file", str(tenant.db_path)),
             ("replica", *replica),
@@ -124,7 +124,7 @@ def _resolved(path: str, resolve: Callable[[str], str]) -> str:
     return os.path.join(resolve(folder), name)
 
 
-def _replica_identity(spec: ReplicaSpec, resolve: Callable[[str], str]) -> tuple[Hashable, ...]:
+def replica_identity(spec: ReplicaSpec, resolve: Callable[[str], str]) -> tuple[Hashable, ...]:
     """Return what tells two replica paths apart, the same for a path and for its URL."""
     if spec.type == "file":
         path = parse_url(spec.url).path if spec.url else spec.path

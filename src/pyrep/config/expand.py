@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 from pyrep.config.limits import check_limits
 from pyrep.config.model import Config, DatabaseConfig, ReplicaConfig, redact_url
 from pyrep.config.paths import compile_pattern, join_url
-from pyrep.errors import ConfigError
-from pyrep.storage.layout import join_replica_path
+from pyrep.errors import ConfigError, PyrepError
+from pyrep.storage.layout import clean_replica_path, join_replica_path
 from pyrep.storage.registry import ReplicaSpec
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "TenantSpec",
     "describe_replica",
     "expand",
+    "replica_base",
+    "replica_below",
     "scan",
     "tenant_at",
     "tenant_for",
@@ -65,7 +67,7 @@ class Problem:
 
     path: Path
     index: int
-    error: ConfigError
+    error: PyrepError
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,11 +315,26 @@ def _beside(db_path: str) -> str:
 def _spec(replica: ReplicaConfig, relpath: str | None) -> ReplicaSpec:
     """Return the tenant's own replica: the configured one, joined with its relative path."""
     url = replica.url.reveal() if replica.url else None
-    path = replica.path
-    if relpath is not None:
-        url = join_url(url, relpath) if url else None
-        path = "" if url else join_replica_path(path, relpath)
-    return ReplicaSpec(type=replica.type, path=path, url=url, options=replica.options)
+    spec = ReplicaSpec(type=replica.type, path=replica.path, url=url, options=replica.options)
+    return spec if relpath is None else replica_below(spec, relpath)
+
+
+def replica_base(entry: DatabaseConfig) -> ReplicaSpec:
+    """Return the replica whose path those of a directory's tenants are below."""
+    spec = _spec(entry.replica, None)
+    return spec if spec.url else replace(spec, path=clean_replica_path(spec.path))
+
+
+def replica_below(spec: ReplicaSpec, relpath: str) -> ReplicaSpec:
+    """Return the replica at a path below another's, itself for an empty one.
+
+    :raises ConfigError: the path is absolute or leaves the base
+    """
+    if not relpath:
+        return spec
+    if spec.url:
+        return replace(spec, url=join_url(spec.url, relpath), path="")
+    return replace(spec, path=join_replica_path(spec.path, relpath))
 
 
 def describe_replica(spec: ReplicaSpec) -> str:

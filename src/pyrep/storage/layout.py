@@ -17,6 +17,7 @@ from pyrep.ltxfile import FileInfo, format_name, parse_name
 __all__ = [
     "LEVELS",
     "LTX_DIR",
+    "clean_replica_path",
     "hex_level_path",
     "hex_ltx_path",
     "join_replica_path",
@@ -99,10 +100,12 @@ def join_replica_path(base: str, relpath: str) -> str:
             f'"{relpath}" is not a path below a replica path',
             hint="A tenant's path is relative to its directory and has no '..' in it.",
         )
-    tail = "/".join(parts)
-    if not base:
-        return tail
-    head = (
-        "/" + posixpath.normpath(base).lstrip("/") if base[0] == "/" else posixpath.normpath(base)
-    )
-    return tail if head == "." else posixpath.join(head, tail)
+    return posixpath.join(clean_replica_path(base), *parts)
+
+
+def clean_replica_path(base: str) -> str:
+    """Return a configured path without doubled and trailing slashes and ``.``; it may be empty."""
+    head = posixpath.normpath(base)
+    if base.startswith("/"):
+        return "/" + head.lstrip("/")
+    return "" if head == "." else head

@@ -136,8 +136,6 @@ WRONG: list[tuple[str, str, int]] = [
      "-all restores every database of the configuration or below a replica URL", 2),
     ("restore -all -txid 0000000000000001 -o /x",
      "cannot specify -txid with -all: TXIDs are counted for each database", 2),
-    ("restore -all -o /x s3://b/p",
-     "replicas of type s3 cannot be searched for databases yet", 2),
     ("restore -o /x gs://bucket/path", "replica type gs is not built yet", 2),
     ("restore -o /x s3://b/p?regon=x", 'unknown parameter in s3 replica url: "regon"', 2),
     ("restore -o /x ftp://host/path", 'unsupported replica URL scheme: "ftp"', 2),

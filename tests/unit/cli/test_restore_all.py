@@ -8,7 +8,9 @@ import pytest
 
 from fixtures.cli import pyrep
 from fixtures.replicas import History
-from pyrep.cli.tenants import below_url, replica_paths
+from pyrep.cli.tenants import below_url
+from pyrep.errors import ReplicaPermanentError
+from pyrep.storage.base import Below
 from pyrep.storage.file import FileReplicaClient
 
 NAMES = ["db1.db", "team-a/db2.db", "team-b/east/db3.db", "team-b/ü #%?'.db"]
@@ -152,7 +154,7 @@ def test_a_database_without_any_backup_is_a_failure_or_skipped(
 def test_replicas_that_no_entry_matches_are_named(config: Path, tmp_path: Path) -> None:
     put(History().run(1), tmp_path / "replicas" / "other.sqlite")
     done = pyrep("restore", "-all", "-config", config, "-json", "-o", tmp_path / "out")
-    assert done.json["not_matched"] == [f"{tmp_path}/replicas/other.sqlite"]
+    assert done.json["not_matched"] == [(tmp_path / "replicas" / "other.sqlite").as_uri()]
     assert "no entry of the configuration matches" in done.err
 
 
@@ -203,5 +205,89 @@ def test_replicas_are_told_from_other_folders(tmp_path: Path) -> None:
     (tmp_path / "r" / "odd" / "ltx" / "99").mkdir(parents=True)
     (tmp_path / "r" / "odd" / "ltx" / "99" / f"{1:016x}-{1:016x}.ltx").touch()
     (tmp_path / "r" / "loop").symlink_to(tmp_path / "r")
-    assert list(replica_paths(tmp_path / "r")) == ["", "ltx-like/ltx"]
     assert [one.name for one in below_url((tmp_path / "r").as_uri()).found] == ["r", "ltx-like/ltx"]
+
+
+def test_a_replica_with_others_below_it_goes_into_their_folder(tmp_path: Path) -> None:
+    made = {name: History(seed=n).run(2) for n, name in enumerate(("team", "team/a.db", "b.db"))}
+    for name, history in made.items():
+        put(history, tmp_path / "r" / name)
+    out = tmp_path / "out"
+    assert pyrep("restore", "-all", "-o", out, (tmp_path / "r").as_uri()).code == 0
+    images = newest(made)
+    images["team/team"] = images.pop("team")
+    assert found(out) == images
+
+
+def test_a_folder_that_cannot_be_searched_stops_no_other(
+    config: Path,
+    histories: dict[str, History],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    look_below = FileReplicaClient.look_below
+
+    def look(self: FileReplicaClient, path: str = "") -> Below:
+        if path == "team-a":
+            raise ReplicaPermanentError("team-a: cannot look into it", hint="Ask its owner.")
+        return look_below(self, path)
+
+    monkeypatch.setattr(FileReplicaClient, "look_below", look)
+    url = (tmp_path / "replicas").as_uri()
+    for operands in ((url,), ("-config", config)):
+        out = tmp_path / f"out{len(operands)}"
+        done = pyrep("restore", "-all", "-json", "-o", out, *operands)
+        assert done.code == ReplicaPermanentError("").exit_code
+        assert done.err == "Error: team-a: cannot look into it\nHint: Ask its owner.\n"
+        assert [problem["error"] for problem in done.json["problems"]] == [
+            "team-a: cannot look into it"
+        ]
+        left = {name: data for name, data in newest(histories).items() if "team-a" not in name}
+        assert found(out) == left
+
+
+def test_a_replica_that_cannot_be_searched_is_a_problem_of_its_entry(
+    config: Path,
+    histories: dict[str, History],
+    start_app,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Restore what the directory holds all the same."""
+    db = tmp_path / "lost" / "db1.db"
+    db.parent.mkdir()
+    start_app(db).script("create table t (x)")
+
+    def look(self: FileReplicaClient, path: str = "") -> Below:
+        raise ReplicaPermanentError("listing is forbidden")
+
+    monkeypatch.setattr(FileReplicaClient, "look_below", look)
+    done = pyrep("restore", "-all", "-config", config, "-o", tmp_path / "out")
+    assert (done.code, done.err) == (5, "Error: listing is forbidden\n")
+    assert found(tmp_path / "out") == {"db1.db": newest(histories)["db1.db"]}
+
+
+def test_a_failure_is_said_once(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "replicas" / "db1.db" / "ltx" / "0" / f"{1:016x}-{1:016x}.ltx").unlink()
+    done = pyrep("restore", "-all", "-config", config, "-o", tmp_path / "out")
+    assert (done.out + done.err).count("first file starts at") == 1
+    row = next(line for line in done.out.splitlines() if "failed" in line)
+    assert row.split()[-1] == f"{tmp_path}/out/db1.db"
+    assert "\nHint: the first snapshot is missing" in done.err
+
+
+@pytest.mark.parametrize("bad", ["x\0y.db", "n" * 300, "c\x1b[2Jd.db"])
+def test_names_that_are_no_file_names_fail_alone(
+    bad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = History().run(2)
+    put(history, tmp_path / "r" / "good.db")
+    monkeypatch.setattr(
+        FileReplicaClient, "look_below", lambda self, path="": Below(("good.db", bad))
+    )
+    done = pyrep("restore", "-all", "-o", tmp_path / "out", (tmp_path / "r").as_uri())
+    assert done.code != 0
+    assert done.err.startswith("Error: ")
+    assert "Traceback" not in done.err
+    assert "\x1b" not in done.out + done.err
+    assert found(tmp_path / "out") == {"good.db": history.image(2)}
