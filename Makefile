@@ -23,11 +23,11 @@ FOR ?=
 export DIR REPLICA FOR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test servers lint bench crash fuzz soak build clean
+.PHONY: help run test servers lint bench bench-scale crash fuzz soak build clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
-	  || sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1: \2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
+	  || sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1: \2/p' Makefile
 
 run: $(BUILT) ## replicate sample tenants (or DIR=...) and restore every one; REPLICA=... FOR=seconds
 	@set --; test -z "$$DIR" || set -- "$$@" --dir "$$DIR"; \
@@ -49,6 +49,10 @@ lint: $(BUILT) ## style and types
 bench: $(BUILT) ## measure, beside bare liblz4 and beside Litestream
 	@set -e; for bench in $(wildcard benchmarks/micro/bench_*.py benchmarks/macro/bench_*.py); do \
 	  echo "== $$bench"; PYTHONPATH=tests $(PY) $$bench; done
+
+bench-scale: $(BUILT) ## measure up to 50,000 tenants, an hour; TENANTS=100,300 SECONDS=10 ROWS=idle,busy is quicker
+	PYTHONPATH=tests $(PY) benchmarks/scale/bench_scale.py $${TENANTS:+--tenants $$TENANTS} \
+	  $${SECONDS:+--seconds $$SECONDS} $${ROWS:+--rows $$ROWS}
 
 crash: $(BUILT) ## kill the daemon at each named step, many times
 	PYREP_SCALE=$${PYREP_SCALE:-20} $(PY) -m pytest -m crash
