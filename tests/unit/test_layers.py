@@ -16,7 +16,7 @@ from fixtures.sources import Module, modules
 # compacts through the compactor, which works in the tenant's state directory.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "ids", "units", "clock", "log"),
-    ("_checksum", "_wal", "_ltx", "osfs", "ltxfile", "ltxgrowth", "ltxwriter", "ltxio"),
+    ("_checksum", "_wal", "_ltx", "osfs", "ltxfile", "ltxgrowth", "ltxio"),
     ("sqlite", "storage", "watch", "schedule", "catalog", "config"),
     ("restore.plan", "retention", "tenant.statedir", "compactor", "tenant", "restore"),
     ("store",),
@@ -32,6 +32,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "apsw": ("sqlite", "catalog", "restore"),
     "botocore": ("storage.s3_session",),
     "urllib3": ("storage.http", "storage.s3_bucket", "storage.s3_session"),
+    "paramiko": ("storage.sftp_session",),
     "typing_extensions": (),
 }
 TYPES_ONLY = {"_typeshed"}
