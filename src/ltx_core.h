@@ -203,26 +203,32 @@ static int ltx_check_complete(ltx_run *run)
     return !run->snapshot || run->last_pgno == last ? LTX_OK : LTX_E_INCOMPLETE;
 }
 
+/* Enter a frame into the page index that the frames imply. */
+static void ltx_account_entry(ltx_run *run, uint32_t pgno, size_t size)
+{
+    uint8_t entry[LTX_ENTRY_BYTES];
+    size_t n = ltx_put_varint(entry, pgno);
+    n += ltx_put_varint(entry + n, run->offset);
+    n += ltx_put_varint(entry + n, size);
+    run->index_crc = run->crc64(run->index_crc, entry, n);
+    run->index_size += n;
+    run->offset += size;
+    run->last_pgno = pgno;
+    run->pages++;
+}
+
 /* Enter a frame into the account; `head` is its header with the size field, if it has one. */
 static void ltx_account(ltx_run *run, const ltx_frame *frame, const uint8_t *head, uint64_t page_crc)
 {
-    uint8_t entry[LTX_ENTRY_BYTES];
     size_t head_size
         = frame->flags & LTX_PAGE_FLAG_SIZE ? LTX_SIZED_HEADER_BYTES : LTX_PAGE_HEADER_BYTES;
-    size_t n = ltx_put_varint(entry, frame->pgno);
-    n += ltx_put_varint(entry + n, run->offset);
-    n += ltx_put_varint(entry + n, frame->size);
-    run->index_crc = run->crc64(run->index_crc, entry, n);
-    run->index_size += n;
     run->crc = ltx_shift_crc(&run->by_page, run->crc64(run->crc, head, head_size)) ^ page_crc;
     run->size += head_size + run->page_size;
     if (run->tracks) {
         uint64_t page = ltx_shift_crc(&run->by_page, run->crc64(0, head, 4)) ^ page_crc;
         run->rolling = LTX_CHECKSUM_FLAG | (run->rolling ^ (page | LTX_CHECKSUM_FLAG));
     }
-    run->offset += frame->size;
-    run->last_pgno = frame->pgno;
-    run->pages++;
+    ltx_account_entry(run, frame->pgno, frame->size);
 }
 
 /* Find the end of an LZ4 frame of which `avail` bytes are there. */

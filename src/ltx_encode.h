@@ -102,6 +102,19 @@ static int ltx_commit_frame(
     return LTX_OK;
 }
 
+/* Take the frames of a part over into index and account, at their places in the whole file. */
+static int ltx_join_entries(ltx_encoder *whole, ltx_index *part)
+{
+    for (part->place = 0; part->place < part->size;) {
+        uint32_t step = (uint32_t)ltx_index_take(part);
+        size_t size = (size_t)ltx_index_take(part);
+        if (ltx_index_add(&whole->index, step, size) != LTX_OK)
+            return LTX_E_MEMORY;
+        ltx_account_entry(&whole->run, whole->run.last_pgno + step, size);
+    }
+    return LTX_OK;
+}
+
 /* Encode one page; on success *size is that of the frame and *crc the page's CRC. */
 static int ltx_add_page(ltx_encoder *encoder, uint32_t pgno, const uint8_t *page, uint8_t *out,
     size_t *size, uint64_t *crc)

@@ -73,7 +73,9 @@ cdef class Encoder:
 
     The caller leaves 100 bytes free, appends what ``add_page`` and ``add_pages`` put into its
     buffer, then what ``index`` gives piece by piece (optional), then the tail that ``finish``
-    returns, and writes the header last.  After an error the file must be thrown away.
+    returns, and writes the header last.  ``part`` encodes some of the pages beside others;
+    ``join`` puts its account into the whole, whose bytes are the same either way.  After an error
+    the file must be thrown away.
 
     :raises LTXError: the header's commit is zero, or it asks for rolling checksums
     """
@@ -81,10 +83,12 @@ cdef class Encoder:
     cdef ltx_encoder _encoder
     cdef Header _header
     cdef int _state
+    cdef uint32_t _start_pgno
 
     def __cinit__(self, Header header not None):
         memset(&self._encoder, 0, sizeof(ltx_encoder))
         self._header = Header.parse(header.pack())
+        self._start_pgno = 0
         _init_encoder(&self._encoder, header)
 
     def __dealloc__(self):
@@ -99,6 +103,40 @@ cdef class Encoder:
     def pages(self) -> int:
         """Return how many pages were encoded."""
         return self._encoder.run.pages
+
+    @property
+    def last_pgno(self) -> int:
+        """Return the number of the last page, 0 before the first."""
+        return self._encoder.run.last_pgno
+
+    def part(self, uint32_t last_pgno) -> Encoder:
+        """Return an encoder of pages of the same file, those after page ``last_pgno``."""
+        cdef Encoder encoder = Encoder(self._header)
+        encoder._encoder.run.last_pgno = last_pgno
+        encoder._start_pgno = last_pgno
+        return encoder
+
+    def join(self, Encoder part not None) -> None:
+        """Take over the account of a part that begins where this encoder stands.
+
+        The part is used up.
+
+        :raises LTXError: it begins elsewhere
+        """
+        cdef ltx_run *run = &self._encoder.run
+        self._check_state(ADDING)
+        part._check_state(ADDING)
+        if part._start_pgno != run.last_pgno:
+            raise LTXError(
+                f"the parts do not meet: one ends with page {run.last_pgno}, the next begins "
+                f"after page {part._start_pgno}",
+                op="encode",
+            )
+        part._state = CLOSED
+        run.crc = crc64_join(run.crc, part._encoder.run.crc, part._encoder.run.size)
+        run.size += part._encoder.run.size
+        if ltx_join_entries(&self._encoder, &part._encoder.index) != LTX_OK:
+            self._raise(LTX_E_MEMORY)
 
     cdef int _check_state(self, int latest) except -1:
         if self._state > latest:

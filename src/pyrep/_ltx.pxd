@@ -106,6 +106,7 @@ cdef extern from "ltx_encode.h" nogil:
         uint8_t *staging
         uint32_t salt1, salt2
 
+    int ltx_join_entries(ltx_encoder *whole, ltx_index *part)
     size_t ltx_index_write(ltx_index *index, const ltx_run *run, uint8_t *out, size_t room)
     int ltx_add_page(
         ltx_encoder *encoder, uint32_t pgno, const uint8_t *page, uint8_t *out, size_t *size,

@@ -17,9 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from pyrep import osfs
-from pyrep._ltx import HEADER_SIZE, Decoder, Encoder, Header, IndexScan, Merger
+from pyrep._ltx import HEADER_SIZE, Decoder, Header, IndexScan, Merger
 from pyrep.errors import LTXCorruptError, LTXError
 from pyrep.ltxgrowth import Growth
+from pyrep.ltxwriter import LTXWriter
 
 __all__ = [
     "LTXWriter",
@@ -368,92 +369,6 @@ def apply_parallel(
         spans.run(max(1, threads))
         _set_size(fd, spans.header, op)
         return spans.header
-
-
-class LTXWriter:
-    """Write one LTX file to an open, empty file.
-
-    The header goes in last, so a file that was not finished is never taken for one.  After an
-    error the file must be thrown away.
-    """
-
-    def __init__(self, fd: int, header: Header, op: str = "stage") -> None:
-        self._fd = fd
-        self._op = f"{op}.write"
-        self._encoder = Encoder(header)
-        self._frame = self._encoder.max_frame_size()
-        self._chunk = memoryview(bytearray())
-        self._used = 0
-        self._written = HEADER_SIZE
-
-    @property
-    def size(self) -> int:
-        """Return the bytes so far, header included, page index not."""
-        return self._encoder.offset
-
-    @property
-    def pages(self) -> int:
-        """Return how many pages were added."""
-        return self._encoder.pages
-
-    def add_pages(
-        self, db_fd: int, wal_fd: int, pgnos: array[int], offsets: array[int]
-    ) -> array[int]:
-        """Read pages in ascending order, add them, and return the CRC-64 (``Q``) of each.
-
-        ``offsets`` (``q``) are those of WAL frame headers, -1 means the database file.
-
-        :raises WALError: the WAL was overwritten since the offsets were taken
-        :raises LTXError: a page may not come next
-        """
-        crcs = array("Q", bytes(8 * len(pgnos)))
-        start = 0
-        while start < len(pgnos):
-            room = self._room(len(pgnos) - start)
-            start, size = self._encoder.add_pages(db_fd, wal_fd, pgnos, offsets, start, room, crcs)
-            self._used += size
-        return crcs
-
-    def add_page(self, pgno: int, data: bytes | bytearray | memoryview) -> None:
-        """Add one page.
-
-        :raises LTXError: it may not come next, or ``data`` is no page
-        """
-        self._used += self._encoder.add_page(pgno, data, self._room(1))
-
-    def finish(self, pre: int, post: int) -> int:
-        """Write what follows the pages, then the header; return the file's size in bytes.
-
-        ``pre`` and ``post`` are the database checksums before and after (0: unknown).
-
-        :raises LTXError: a snapshot lacks pages
-        """
-        size = self._encoder.index(self._room(1))
-        while size:
-            self._used += size
-            size = self._encoder.index(self._room(1))
-        header, tail = self._encoder.finish(pre, post)
-        room = self._room(1)
-        room[: len(tail)] = tail
-        self._used += len(tail)
-        self._flush()
-        osfs.pwrite_all(self._op, self._fd, header, 0)
-        return self._written
-
-    def _room(self, wanted: int) -> memoryview:
-        """Return where the next frames go: room for one at least, for ``wanted`` if possible."""
-        if len(self._chunk) - self._used < self._frame:
-            self._flush()
-            size = max(self._frame, min(CHUNK_BYTES, wanted * self._frame))
-            if len(self._chunk) < size:
-                self._chunk = memoryview(bytearray(size))
-        return self._chunk[self._used :]
-
-    def _flush(self) -> None:
-        if self._used:
-            osfs.pwrite_all(self._op, self._fd, self._chunk[: self._used], self._written)
-            self._written += self._used
-            self._used = 0
 
 
 def merge(

@@ -9,6 +9,7 @@ bytes are written, then SIGKILL).  The variable is read only when ``PYREP_ALLOW_
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import signal
@@ -36,7 +37,7 @@ __all__ += [
     "rmdir",
     "truncate",
 ]
-__all__ += ["unlink", "utime_ns", "write_all"]
+__all__ += ["link_fd", "start_writeback", "unlink", "utime_ns", "write_all"]
 
 StrPath = str | os.PathLike[str]
 
@@ -158,6 +159,28 @@ def pwrite_all(op: str, fd: int, data: bytes | bytearray | memoryview, offset: i
         _die()
 
 
+def _load_sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """Return the call of the C library, None where it has none."""
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if call is not None:
+        call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return call
+
+
+_SYNC_FILE_RANGE_WRITE = 2
+_sync_file_range = _load_sync_file_range()
+
+
+def start_writeback(fd: int, offset: int, size: int) -> None:
+    """Let the kernel begin to write a range of a file to its device.
+
+    It changes nothing and proves nothing, so it has no step name and its failure is no error:
+    a later :func:`fsync` has less to do, and tells of what went wrong.
+    """
+    if _sync_file_range is not None:
+        _sync_file_range(fd, offset, size, _SYNC_FILE_RANGE_WRITE)
+
+
 def fsync(op: str, fd: int) -> None:
     """Make the content of a file durable."""
     _call(op, lambda: os.fsync(fd))
@@ -184,6 +207,15 @@ def replace(op: str, src: StrPath, dst: StrPath) -> None:
 def link(op: str, src: StrPath, dst: StrPath) -> None:
     """Publish ``src`` under the name ``dst``; raise ``FileExistsError`` if that exists."""
     _call(op, lambda: os.link(src, dst))
+
+
+def link_fd(op: str, fd: int, dst: StrPath) -> None:
+    """Publish the open file ``fd`` under the name ``dst``; raise ``FileExistsError`` if it exists.
+
+    The file itself is meant, whatever its name leads to by now.
+    """
+    # With a directory given, however needless, Python makes the call that follows the link.
+    _call(op, lambda: os.link(f"/proc/self/fd/{fd}", dst, src_dir_fd=fd, follow_symlinks=True))
 
 
 def unlink(op: str, path: StrPath, *, missing_ok: bool = False) -> None:

@@ -16,7 +16,7 @@ from fixtures.sources import Module, modules
 # compacts through the compactor, which works in the tenant's state directory.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "ids", "units", "clock", "log"),
-    ("_checksum", "_wal", "_ltx", "osfs", "ltxfile", "ltxgrowth", "ltxio"),
+    ("_checksum", "_wal", "_ltx", "osfs", "ltxfile", "ltxgrowth", "ltxwriter", "ltxio"),
     ("sqlite", "storage", "watch", "schedule", "catalog", "config"),
     ("restore.plan", "retention", "tenant.statedir", "compactor", "tenant", "restore"),
     ("store",),

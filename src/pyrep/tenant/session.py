@@ -93,6 +93,13 @@ class Session:
             return "the database file was written by something other than SQLite"
         return ""
 
+    def counter(self) -> tuple[int, Fingerprint]:
+        """Return what tells of every change while the database is not in WAL mode.
+
+        SQLite counts its commits; a file that something else wrote shows by its times.
+        """
+        return self.att.change_counter(), Fingerprint.of(self.att.stat())
+
     def move(self) -> None:
         """Move R after a successful sync, unless it stands where it blocks nobody.
 

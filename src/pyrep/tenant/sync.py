@@ -15,7 +15,6 @@ from pyrep.config.expand import TenantSpec
 from pyrep.errors import DatabaseBusyError, DatabaseError, FencedError
 from pyrep.ids import SNAPSHOT_LEVEL, TXID
 from pyrep.ltxfile import FileInfo
-from pyrep.sqlite import WAL_VERSIONS
 from pyrep.tenant.capture import Capture, SpoolFullError
 from pyrep.tenant.continuity import Change, WALView, decide, prove
 from pyrep.tenant.kept import Kept
@@ -33,8 +32,6 @@ _log = logging.getLogger(__name__)
 _ALONE_SECONDS = 5.0
 _LONGEST_IDLE_SECONDS = 3600.0
 _ROLLBACK_WINDOW_PAGES = 256
-_ROLLBACK_ATTEMPTS = 8
-_ROLLBACK_PATIENCE_SECONDS = 1.0  # a large database is not read over and over
 
 
 class Engine:
@@ -72,7 +69,7 @@ class Engine:
         self.remote: Remote | None = None
         self.adopting = False
         self.changed_at = clock.monotonic()
-        self._idle_factor = 1.0
+        self.idle_factor = 1.0
         self.counter: tuple[int, Fingerprint] | None = None
         self.left_behind = False
         self._logged: set[str] = set()
@@ -219,7 +216,7 @@ class Engine:
         session = self.session
         if session is not None and not session.rollback and not session.att.used_by_others():
             return min(_ALONE_SECONDS, limit)
-        return min(limit * self._idle_factor, max(limit, _LONGEST_IDLE_SECONDS))
+        return min(limit * self.idle_factor, max(limit, _LONGEST_IDLE_SECONDS))
 
     def park(self, *, force: bool) -> bool:
         """Seal and close; False if that is not possible now and ``force`` does not insist."""
@@ -227,7 +224,7 @@ class Engine:
         if session is None:
             return True
         if session.rollback:
-            self.left_behind = self.counter != _rollback_counter(session)
+            self.left_behind = self.counter != session.counter()
             self.detach()
             self._save_parked()
             return True
@@ -254,8 +251,8 @@ class Engine:
 
     # --- sync ---
 
-    def sync(self) -> bool:
-        """Stage all that was committed; return whether there was something."""
+    def ready(self) -> Session:
+        """Return the session, attaching; anew if another hand touched the files."""
         session = self.session or self.attach()
         wrong = session.foreign_write()
         if wrong:
@@ -263,8 +260,10 @@ class Engine:
             self.detach()
             self.save()
             session = self.attach()
-        if session.rollback:  # also after a replacement: R would block every commit
-            return self._sync_rollback(session)
+        return session
+
+    def sync(self, session: Session) -> bool:
+        """Stage all that was committed, checkpoint, move R; return whether there was something."""
         staged = self._ship(session)
         if staged:
             self.changed_at = self.clock.monotonic()
@@ -275,13 +274,13 @@ class Engine:
     def _ship(self, session: Session) -> bool:
         """Stage everything up to mxFrame, in files of bounded size."""
         if self.adopting:
-            self._adopt(session)
+            self.adopt(session)
         staged = False
         while True:
             if self.heal_cause or self.all_cause or not self.state.page_size:
-                return self._ship_all(session)
+                return self.ship_all(session)
             if self.diff_cause:
-                return self._ship_diff(session) or staged
+                return self.ship_diff(session) or staged
             change = prove(
                 session.att,
                 self.state,
@@ -314,7 +313,7 @@ class Engine:
     def _stage_range(self, session: Session, change: Change) -> None:
         try:
             with self.capturing(session) as capture:
-                self._record(*capture.stage_range(change))
+                self.record(*capture.stage_range(change))
         except DatabaseBusyError:
             # R forbids a restart here: somebody reset the WAL without asking SQLite.
             session.unbroken = False
@@ -355,7 +354,7 @@ class Engine:
                 capture.window_pages = _ROLLBACK_WINDOW_PAGES
             yield capture
 
-    def _record(self, staged: StagedPages, state: SyncState) -> None:
+    def record(self, staged: StagedPages, state: SyncState) -> None:
         """Go on from a staged file: it is in the overlay and waits for its upload."""
         self.pages.staged.append(staged)
         self.staged_at[staged.txid] = self.clock.monotonic()
@@ -367,28 +366,28 @@ class Engine:
         self.queue.append(info)
         self._count_spool()
 
-    def _ship_diff(self, session: Session) -> bool:
+    def ship_diff(self, session: Session) -> bool:
         """Compare every page with the page-checksum table and stage what differs."""
         if not self.pages.usable:
             self.all_cause = f"{self.diff_cause}; there are no page checksums to compare with"
-            return self._ship_all(session)
+            return self.ship_all(session)
         with self.capturing(session) as capture:
             source = capture.source()
             if source.page_size != self.state.page_size:
                 self.heal_cause = "the page size changed"
-                return self._ship_all(session)
+                return self.ship_all(session)
             staged, state = capture.stage_diff(source)
-        self._log_why("comparing every page with the replica", self.diff_cause)
+        self.log_why("comparing every page with the replica", self.diff_cause)
         if staged is not None:
-            self._record(staged, state)
+            self.record(staged, state)
         else:
             self.state = state
         self.diff_cause = ""
         session.unbroken = True
-        self._idle_factor *= 2
+        self.idle_factor *= 2
         return staged is not None
 
-    def _ship_all(self, session: Session) -> bool:
+    def ship_all(self, session: Session) -> bool:
         """Stage every page; with a broken chain or a new page size a level-9 file comes first."""
         cause = self.heal_cause or self.all_cause or "this is the first backup"
         with self.capturing(session) as capture:
@@ -400,14 +399,14 @@ class Engine:
             staged, state = capture.stage_all(source)
         if snapshot is not None:  # not before both are there: they are one content
             self.enqueue(info_of(snapshot, SNAPSHOT_LEVEL))
-        self._log_why("shipping every page", cause)
-        self._record(staged, replace(state, take_over=False))
+        self.log_why("shipping every page", cause)
+        self.record(staged, replace(state, take_over=False))
         self.heal_cause = self.all_cause = self.diff_cause = ""
         session.unbroken = True
         self.save()
         return True
 
-    def _adopt(self, session: Session) -> None:
+    def adopt(self, session: Session) -> None:
         """Go on where the replica ends if the database is exactly that state; else fence."""
         header = self.remote.header if self.remote else None
         if header is None:
@@ -428,41 +427,9 @@ class Engine:
             extra={"db": self.name, "txid": self.state.txid},
         )
 
-    def _sync_rollback(self, session: Session) -> bool:
-        """Ship a change of a database that is not in WAL mode by short reads and a diff."""
-        if session.att.header()[18:20] == WAL_VERSIONS:
-            self.detach()  # the application switched to WAL mode
-            return self.sync()
-        counter = _rollback_counter(session)
-        if counter == self.counter and not (self.heal_cause or self.all_cause or self.diff_cause):
-            return False
-        if self.adopting:
-            self._adopt(session)
-        if not (self.heal_cause or self.all_cause or self.diff_cause) and self.state.page_size:
-            self.diff_cause = "the database is not in WAL mode"
-        deadline = self.clock.monotonic() + _ROLLBACK_PATIENCE_SECONDS
-        staged = False
-        for attempt in range(1, _ROLLBACK_ATTEMPTS + 1):
-            counter = _rollback_counter(session)
-            try:
-                staged = self._ship_rollback(session)
-                break
-            except DatabaseBusyError:  # a commit came between: normal under load
-                if attempt == _ROLLBACK_ATTEMPTS or self.clock.monotonic() >= deadline:
-                    raise
-        self.counter = counter
-        self.changed_at = self.clock.monotonic()
-        self._idle_factor = 1.0
-        return staged
-
-    def _ship_rollback(self, session: Session) -> bool:
-        if self.diff_cause and not (self.heal_cause or self.all_cause):
-            return self._ship_diff(session)
-        return self._ship_all(session)
-
     # --- log ---
 
-    def _log_why(self, what: str, cause: str) -> None:
+    def log_why(self, what: str, cause: str) -> None:
         if cause not in self._logged:
             self._logged.add(cause)
             _log.info(what, extra={"db": self.name, "cause": cause})
@@ -478,14 +445,6 @@ def info_of(staged: StagedPages, level: int) -> FileInfo:
     """Return what a staged file will be on the replica."""
     first = TXID(1) if level else staged.txid
     return FileInfo(level, first, staged.txid, staged.size, staged.timestamp_ms)
-
-
-def _rollback_counter(session: Session) -> tuple[int, Fingerprint]:
-    """Return what tells of every change while the database is not in WAL mode.
-
-    SQLite counts its commits; a file that something else wrote shows by its times.
-    """
-    return session.att.change_counter(), Fingerprint.of(session.att.stat())
 
 
 def fence_hint(name: str) -> str:

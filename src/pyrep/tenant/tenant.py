@@ -21,7 +21,7 @@ from pyrep.errors import (
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.base import ReplicaClient
-from pyrep.tenant import lineage, recover, upload
+from pyrep.tenant import lineage, recover, turn, upload
 from pyrep.tenant.acknowledge import acknowledge, supersede
 from pyrep.tenant.capture import SpoolFullError
 from pyrep.tenant.lineage import Action
@@ -265,7 +265,7 @@ class Tenant:
                 self._own()
                 if self.needs_survey:
                     return False  # another process used the database: the replica is listed anew
-                staged = self._engine.sync()
+                staged = turn.sync(self._engine)
             except OSError as error:
                 raise self._failed(explain(self.spec, error)) from error
             except PyrepError as error:

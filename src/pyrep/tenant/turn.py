@@ -1,0 +1,59 @@
+"""One sync of a tenant, in whichever journal mode its database is."""
+
+from __future__ import annotations
+
+from pyrep.errors import DatabaseBusyError
+from pyrep.sqlite import WAL_VERSIONS
+from pyrep.tenant.session import Session
+from pyrep.tenant.sync import Engine
+
+__all__ = ["sync"]
+
+_ATTEMPTS = 8
+_PATIENCE_SECONDS = 1.0  # a large database is not read over and over
+
+
+def sync(engine: Engine) -> bool:
+    """Stage all that was committed; return whether there was something."""
+    session = engine.ready()
+    if session.rollback:  # also after a replacement: R would block every commit
+        return _sync_rollback(engine, session)
+    return engine.sync(session)
+
+
+def _sync_rollback(engine: Engine, session: Session) -> bool:
+    """Ship a change by short reads and a diff; return whether something was staged."""
+    if session.att.header()[18:20] == WAL_VERSIONS:
+        engine.detach()  # the application switched to WAL mode
+        return sync(engine)
+    counter = session.counter()
+    if counter == engine.counter and not _has_cause(engine):
+        return False
+    if engine.adopting:
+        engine.adopt(session)
+    if not _has_cause(engine) and engine.state.page_size:
+        engine.diff_cause = "the database is not in WAL mode"
+    deadline = engine.clock.monotonic() + _PATIENCE_SECONDS
+    staged = False
+    for attempt in range(1, _ATTEMPTS + 1):
+        counter = session.counter()
+        try:
+            staged = _ship(engine, session)
+            break
+        except DatabaseBusyError:  # a commit came between: normal under load
+            if attempt == _ATTEMPTS or engine.clock.monotonic() >= deadline:
+                raise
+    engine.counter = counter
+    engine.changed_at = engine.clock.monotonic()
+    engine.idle_factor = 1.0
+    return staged
+
+
+def _has_cause(engine: Engine) -> bool:
+    return bool(engine.heal_cause or engine.all_cause or engine.diff_cause)
+
+
+def _ship(engine: Engine, session: Session) -> bool:
+    if engine.diff_cause and not (engine.heal_cause or engine.all_cause):
+        return engine.ship_diff(session)
+    return engine.ship_all(session)
