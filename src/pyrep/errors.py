@@ -18,12 +18,14 @@ __all__ = [
     "LTXError",
     "LTXGapError",
     "LTXNotFoundError",
+    "NotDurableError",
     "OutputExistsError",
     "PyrepError",
     "ReplicaError",
     "ReplicaExistsError",
     "ReplicaPermanentError",
     "ReplicaTemporaryError",
+    "ReplicationEndedError",
     "ShutdownInterruptedError",
     "StateLockedError",
     "TXNotAvailableError",
@@ -146,6 +148,14 @@ class ReplicaExistsError(ReplicaPermanentError):
 
 class FencedError(ReplicaPermanentError):
     """Say that another writer's files are on the replica of a tenant."""
+
+
+class NotDurableError(ReplicaTemporaryError):
+    """Say that what was committed did not reach the replica in the time given."""
+
+
+class ReplicationEndedError(PyrepError):
+    """Say that the process that replicates for a program has ended."""
 
 
 class TXNotAvailableError(PyrepError):

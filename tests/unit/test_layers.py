@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("restore.plan", "retention", "tenant.statedir", "compactor", "tenant", "restore"),
     ("store",),
     ("daemon",),
+    ("embed",),
     ("cli", "__main__"),
 )
 NATIVE = {"_checksum", "_wal", "_ltx"}

@@ -58,6 +58,7 @@ class FakeTenant:
         self.staged = 0
         self.stored = 0
         self.fenced = False
+        self.caught_up = True
         self.idle_after = 0.1
         self.sealable = True
         self.sync_error: Exception | None = None
@@ -795,3 +796,87 @@ def test_a_spec_may_name_a_link(make_store: MakeStore) -> None:
     store = make_store(tenant)
     assert store.lookup("/data/link.db") is tenant
     assert store.tenants() == [tenant]
+
+
+def _waits(store: Store, name: str) -> list[tuple[int, Exception | None]]:
+    told: list[tuple[int, Exception | None]] = []
+    store.wait(name, lambda txid, error: told.append((txid, error)))
+    return told
+
+
+def test_who_waits_for_a_parked_tenant_has_it_looked_at(make_store: MakeStore) -> None:
+    tenant = FakeTenant("/db", interval=3600.0)
+    store = make_store(tenant)
+    told = _waits(store, "/db")
+    wait_until(lambda: told == [(0, None)], "there was nothing, and that was looked at")
+    assert tenant.syncs
+    tenant.commit()
+    told = _waits(store, "/db")
+    wait_until(lambda: told == [(1, None)], "the interval of an hour is not waited for")
+
+
+def test_who_waits_is_told_after_the_upload_and_not_before(make_store: MakeStore) -> None:
+    tenant = FakeTenant("/db")
+    store = make_store(tenant)
+    tenant.upload_gate.clear()
+    tenant.commit()
+    told = _waits(store, "/db")
+    wait_until(lambda: tenant.staged == 1, "staged")
+    assert told == []
+    tenant.upload_gate.set()
+    wait_until(lambda: told == [(1, None)], "told")
+
+
+def test_who_waits_goes_on_waiting_through_failures(make_store: MakeStore) -> None:
+    tenant = FakeTenant("/db")
+    tenant.sync_error = DatabaseBusyError("busy")
+    store = make_store(tenant)
+    tenant.commit()
+    told = _waits(store, "/db")
+    wait_until(lambda: store.trouble("/db") == "busy", "a failure")
+    assert told == []
+    tenant.sync_error = None
+    wait_until(lambda: told == [(1, None)], "told")
+
+
+def test_who_waits_for_what_was_not_reached_waits_on(make_store: MakeStore) -> None:
+    tenant = FakeTenant("/db")
+    tenant.caught_up = False
+    store = make_store(tenant)
+    told = _waits(store, "/db")
+    wait_until(lambda: len(tenant.syncs) >= 3, "it is synced again and again")
+    assert told == []
+    tenant.caught_up = True
+    wait_until(lambda: bool(told), "told")
+
+
+def test_who_waits_in_vain_is_told_so(make_store: MakeStore) -> None:
+    fenced, gone = FakeTenant("/fenced"), FakeTenant("/gone")
+    fenced.upload_error = FencedError("another writer")
+    store = make_store(fenced, gone)
+    gone.upload_gate.clear()
+    fenced.commit()
+    gone.commit()
+    told = _waits(store, "/fenced")
+    wait_until(lambda: bool(told), "told")
+    assert isinstance(told[0][1], FencedError)
+    later = _waits(store, "/fenced")
+    wait_until(lambda: bool(later), "told at once")
+    assert isinstance(later[0][1], FencedError)
+    told = _waits(store, "/gone")
+    wait_until(lambda: gone.staged == 1, "staged")
+    store.unregister("/gone")
+    assert str(told[0][1]) == "/gone: is not replicated any more"
+    gone.upload_gate.set()
+    assert str(_waits(store, "/gone")[0][1]) == "no such database: /gone"
+
+
+def test_who_still_waits_at_the_stop_is_told_so(make_store: MakeStore) -> None:
+    tenant = FakeTenant("/db")
+    store = make_store(tenant)
+    tenant.commit()
+    tenant.sync_error = DatabaseBusyError("busy")
+    told = _waits(store, "/db")
+    wait_until(lambda: bool(tenant.syncs), "tried")
+    store.drain(0.0, 0.01)
+    assert str(told[0][1]) == "the replication has been stopped"

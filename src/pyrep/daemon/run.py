@@ -6,7 +6,7 @@ import logging
 import resource
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
@@ -48,12 +48,14 @@ def run(
     restore_missing: bool = False,
     events: Events | None = None,
     clock: Clock | None = None,
+    attend: Callable[[Store], None] | None = None,
 ) -> None:
     """Replicate what a configuration says until SIGINT, SIGTERM or the end of the command.
 
     ``once``: sync and upload each database once, then return.  ``exec_command`` overrides the
     configured one.  ``restore_missing`` restores databases named by ``path`` that are missing,
-    before anything else.  ``events`` stand in for signals.
+    before anything else.  ``events`` stand in for signals.  ``attend`` is called once all is
+    watched.
 
     :raises StateLockedError: another daemon runs this configuration
     :raises ConfigError: there is nothing to do
@@ -73,13 +75,22 @@ def run(
         folder.acquire()
         catalog = Catalog(folder.catalog_path, clock=clock)
         stack.callback(catalog.close)
-        _Daemon(config, catalog, events, clock).run(once, exec_command, restore_missing)
+        daemon = _Daemon(config, catalog, events, clock, attend)
+        daemon.run(once, exec_command, restore_missing)
 
 
 class _Daemon:
     """Hold what a running daemon is made of."""
 
-    def __init__(self, config: Config, catalog: Catalog, events: Events, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: Config,
+        catalog: Catalog,
+        events: Events,
+        clock: Clock,
+        attend: Callable[[Store], None] | None,
+    ) -> None:
+        self._attend = attend
         self._config = config
         self._catalog = catalog
         self._events = events
@@ -117,6 +128,8 @@ class _Daemon:
             try:
                 if not once:
                     child = self._child(exec_command)
+                    if self._attend is not None:
+                        self._attend(store)
                     self._serve(store, child)
             finally:
                 if child is not None:

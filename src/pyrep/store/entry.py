@@ -36,6 +36,10 @@ class ManagedTenant(Protocol):
     def needs_survey(self) -> bool:
         """Return whether the replica must be listed first."""
 
+    @property
+    def caught_up(self) -> bool:
+        """Return whether the last sync staged all that had been committed when it began."""
+
     def state_json(self) -> str:
         """Return the position as text."""
 

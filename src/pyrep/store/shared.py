@@ -16,6 +16,7 @@ from pyrep.store.drain import Drain
 from pyrep.store.entry import Entry, tenant_row
 from pyrep.store.maintenance import MAINTAIN, Maintenance
 from pyrep.store.report import SYNC
+from pyrep.store.waiting import Waiting
 
 __all__ = ["Shared"]
 
@@ -43,6 +44,7 @@ class Shared:
         self.pools: dict[str, Pool[str]] = {}
         self.upkeep: Maintenance | None = None
         self.drain: Drain | None = None
+        self.waiting = Waiting()
 
     # --- the tenants ------------------------------------------------------------------------------
 

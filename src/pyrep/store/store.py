@@ -16,7 +16,8 @@ from pathlib import Path
 
 from pyrep.catalog import Catalog
 from pyrep.clock import Clock
-from pyrep.errors import PyrepError
+from pyrep.errors import ConfigError, PyrepError
+from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.schedule.pool import Pool
 from pyrep.store.drain import Drain, Unsent, close_tenants, is_dirty
@@ -27,6 +28,7 @@ from pyrep.store.report import SYNC, UPLOAD
 from pyrep.store.shared import Shared
 from pyrep.store.syncing import SyncWork
 from pyrep.store.uploading import UploadWork
+from pyrep.store.waiting import Told, Waiter, gone
 from pyrep.watch.base import Watcher
 from pyrep.watch.polling import PollingWatcher
 
@@ -121,6 +123,7 @@ class Store:
         if self._shared.upkeep is not None:
             self._shared.upkeep.unregistered(name)
         self._shared.leave(name)
+        self._shared.waiting.fail(name, gone(name))
         return entry.tenant
 
     def lookup(self, name: str) -> ManagedTenant | None:
@@ -173,6 +176,31 @@ class Store:
         for dirty in self.watcher.poll(timeout):
             for name in [str(dirty.path)] if dirty.path else list(self._shared.entries):
                 self.wake(name)
+
+    def wait(self, name: str, tell: Told) -> Waiter:
+        """Let ``tell`` know when every commit that returned before this call is on the replica.
+
+        The database is looked at, whatever events said.  Set ``over`` of the result to be told
+        no more.
+        """
+        waiter = Waiter(tell)
+        entry = self._shared.find(name)
+        if entry is None:
+            waiter.end(TXID(0), ConfigError(f"no such database: {name}"))
+            return waiter
+        self._shared.waiting.add(entry.tenant.name, waiter)
+        self._shared.schedule(SYNC, entry.tenant.name)
+        if entry.tenant.name not in self._shared.entries:
+            waiter.end(TXID(0), gone(name))
+        return waiter
+
+    def trouble(self, name: str) -> str:
+        """Return what keeps a database from being replicated just now, '' if nothing does."""
+        entry = self._shared.find(name)
+        if entry is None:
+            return ""
+        failing = entry.sync_backoff.failures or entry.upload_backoff.failures
+        return entry.tenant.status().error or (entry.error if failing else "")
 
     # --- what maintenance asks for ----------------------------------------------------------------
 
@@ -264,3 +292,4 @@ class Store:
         idle = {e.tenant.name: e for e in entries if e.tenant.name not in running}
         closed = close_tenants(idle, self._syncs.size, self._shared.record)
         self.closed_in_order = closed and not running
+        self._shared.waiting.fail_all(PyrepError("the replication has been stopped"))

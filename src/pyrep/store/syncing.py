@@ -7,15 +7,17 @@ from pathlib import Path
 
 from pyrep.errors import FencedError, PyrepError
 from pyrep.store.drain import Drain
-from pyrep.store.entry import Entry
+from pyrep.store.entry import Entry, ManagedTenant
 from pyrep.store.parking import Parking
 from pyrep.store.report import SYNC, UPLOAD, complain, recovered
 from pyrep.store.shared import Shared
+from pyrep.store.waiting import Waiter
 
 __all__ = ["SyncWork"]
 
 _PARK_RETRY_SECONDS = 1.0
 _ATTACHED_RETRY_SECONDS = 2.0
+_CATCH_UP_SECONDS = 0.1
 
 
 class SyncWork:
@@ -35,7 +37,8 @@ class SyncWork:
         if entry is None:
             return
         drain, tenant = self._shared.drain, entry.tenant
-        if self._obey(entry) and drain is None and not (tenant.attached or tenant.changed()):
+        commanded = self._obey(entry) and not self._shared.waiting.wants_sync(name)
+        if commanded and drain is None and not (tenant.attached or tenant.changed()):
             return
         if drain is not None and not drain.wants_sync(entry):
             return
@@ -46,13 +49,35 @@ class SyncWork:
             return  # its turn comes when another leaves
         self._shared.admit_next()
         now = self._shared.clock.monotonic()
-        if drain is not None or now >= entry.next_sync:
+        waiters = self._shared.waiting.take(name)
+        if drain is not None or waiters or now >= entry.next_sync:
             entry.next_sync = now + entry.interval
-            tenant.sync()
-            self._sync_succeeded(entry, drain)
+            self._sync(tenant, waiters)
+            self._sync_succeeded(entry, drain, urgent=bool(waiters))
         if entry.wants_snapshot and drain is None:
             self._take_snapshot(entry)
         self._after_sync(entry)
+
+    def _sync(self, tenant: ManagedTenant, waiters: list[Waiter]) -> None:
+        """Sync, also for those who wait; they go on waiting if it did not get so far."""
+        waiting = self._shared.waiting
+        try:
+            tenant.sync()
+        except BaseException:
+            waiting.put_back(tenant.name, waiters)
+            raise
+        if not waiters:
+            return
+        status = tenant.status()
+        if status.state == "fenced":
+            waiting.put_back(tenant.name, waiters)
+            waiting.fail(tenant.name, FencedError(f"{tenant.name}: {status.error}"))
+        elif not tenant.caught_up:
+            waiting.put_back(tenant.name, waiters)
+            self._shared.schedule(SYNC, tenant.name, _CATCH_UP_SECONDS)
+        else:
+            waiting.cover(tenant.name, waiters, status.local_txid)
+            waiting.settle(tenant.name, tenant.status().durable_txid)
 
     def _take_snapshot(self, entry: Entry) -> None:
         """Stage a snapshot; that it fails must not hold up what is committed."""
@@ -73,14 +98,14 @@ class SyncWork:
             entry.commands.pop(0)()
         return commanded
 
-    def _sync_succeeded(self, entry: Entry, drain: Drain | None) -> None:
+    def _sync_succeeded(self, entry: Entry, drain: Drain | None, *, urgent: bool) -> None:
         tenant = entry.tenant
         entry.sync_backoff = entry.sync_backoff.succeeded()
         recovered(self._shared.limiter, tenant, SYNC)
         if drain is not None:
             drain.synced(entry)
             self._shared.submit(UPLOAD, tenant.name)  # also when nothing waits: it reports the end
-        elif tenant.pending and not entry.upload_backoff.failures:
+        elif tenant.pending and (urgent or not entry.upload_backoff.failures):
             self._shared.submit(UPLOAD, tenant.name)
 
     def _after_sync(self, entry: Entry) -> None:
@@ -126,6 +151,8 @@ class SyncWork:
         park, entry.park = entry.park, None
         if park is not None:
             park.answer(False, str(error))
+        if isinstance(error, FencedError):
+            shared.waiting.fail(name, error)
         shared.record(entry)
         if shared.drain is not None:
             delay = shared.drain.sync_failed(entry)

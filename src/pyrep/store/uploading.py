@@ -33,6 +33,8 @@ class UploadWork:
             if not tenant.upload_next():
                 break
             self._succeeded(entry, UPLOAD)
+            if self._shared.waiting.is_covered(name):
+                self._shared.waiting.settle(name, tenant.status().durable_txid)
         if tenant.pending:
             self._shared.submit(UPLOAD, name)  # after the others
             return
@@ -62,6 +64,7 @@ class UploadWork:
             retry = shared.drain.upload_failed(entry, error)
         if isinstance(error, FencedError):
             shared.leave(name)  # only take_over ends it
+            shared.waiting.fail(name, error)
             return
         entry.upload_backoff = entry.upload_backoff.failed()
         delay = retry if shared.drain else entry.upload_backoff.delay(shared.random)

@@ -102,6 +102,13 @@ class Tenant:
         """Return whether the replica must be listed before the next file is numbered."""
         return not self._surveyed
 
+    @property
+    def caught_up(self) -> bool:
+        """Return whether the last sync staged all that had been committed when it began."""
+        engine = self._engine
+        behind = engine.heal_cause or engine.all_cause or engine.diff_cause or engine.left_behind
+        return not behind and not self.needs_survey and not self._state().fenced
+
     def state_json(self) -> str:
         """Return the position as text for the catalog."""
         return self._state().to_json()
