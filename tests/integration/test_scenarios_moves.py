@@ -24,6 +24,7 @@ from pyrep.sqlite import Attachment
 
 _INSERT = "insert into t (a) values (randomblob(2000))"
 _MOVES = 2000
+_GENERATIONS = 30  # that many restarts of the WAL at least
 
 
 @dataclass
@@ -169,7 +170,7 @@ def test_thousands_of_moves_lose_nothing(make_rig, start_app, trace, caplog) -> 
             stack.enter_context(Hammer(rig.db, seed, busy_timeout_ms=3000, kinds="all"))
             for seed in (1, 2)
         ]
-        while trace.moves < times(_MOVES):
+        while trace.moves < times(_MOVES) or len(trace.generations) <= _GENERATIONS:
             try:
                 rig.ship()
             except DatabaseBusyError:
@@ -180,7 +181,6 @@ def test_thousands_of_moves_lose_nothing(make_rig, start_app, trace, caplog) -> 
     rig.expect_equal()
     causes = {record.cause for record in caplog.records if hasattr(record, "cause")}
     assert causes == {"this is the first backup"}
-    assert len(trace.generations) > 30, trace
     assert sum(report["checkpoints"] for report in reports) > 10, reports
     print(f"{trace.moves} moves, {len(trace.generations)} generations, {reports}")
 

@@ -103,6 +103,22 @@ DOCUMENTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "integrity_check",
         ),
     ),
+    (
+        "verify",
+        ("databases", "problems", "count"),
+        (
+            "database",
+            "status",
+            "proven_before",
+            "txid",
+            "timestamp",
+            "files",
+            "bytes",
+            "checksum",
+            "proven",
+            "findings",
+        ),
+    ),
 )
 
 _TAIL = """\
@@ -121,6 +137,33 @@ both go to their whole path below DIR. One that fails stops no other. The exit c
 failures if they share one, else 1.
 
 `status` of an item is `restored`, `skipped`, `failed`, or `planned` in a dry run.
+
+## What `pyrep verify` finds
+
+`status` of a database is `ok`, `warning` (every state from the newest back to the last snapshot is
+whole), `damaged`, `failed` (the storage could not be read) or `not begun` (beyond `-for` or
+`-bytes`). The exit code is 0 for the first two, 4 if something is damaged. Each finding has a kind:
+
+| kind | meaning |
+|---|---|
+| `unreadable` | a file is listed and not there |
+| `damaged` | a file breaks the format or a checksum, or has another size |
+| `misnamed` | a file holds other TXIDs than its name says |
+| `foreign` | a file does not continue the database that those before it left |
+| `overlap` | two files lead to different states of one TXID |
+| `gap` | no file leads from one TXID to the next |
+| `hole` | a level lacks files that others lead across (a warning) |
+| `lost` | a file that the storage confirmed is gone or has another size |
+| `behind` | the newest TXID that the storage confirmed is not reached |
+| `empty` | there are no LTX files (a warning while a daemon has yet to store the first) |
+| `times` | the time of a file is before that of the one before it (a warning) |
+| `restore` | with `-integrity-check`: what the files lead to cannot be restored, or is unsound |
+
+What looks wrong is looked at again, with a new listing, and counts only if it is found twice in a
+row: a daemon may write, merge and delete meanwhile. `lost` and `behind` need the catalog, so they
+are found for databases of a configuration, not for a URL. Memory is 20 bytes a page of the largest
+database. Replicas of Litestream carry no checksum from file to file; there a foreign file is found
+by the other levels and by its place in the WAL, so `-integrity-check full` says more.
 
 ## States in `pyrep status`
 

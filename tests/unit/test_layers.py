@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "ids", "units", "clock", "log"),
     ("_checksum", "_wal", "_ltx", "osfs", "ltxfile", "ltxgrowth", "ltxwriter", "ltxio"),
     ("sqlite", "storage", "watch", "schedule", "catalog", "config"),
-    ("restore.plan", "retention", "tenant.statedir", "compactor", "tenant", "restore"),
+    ("restore.plan", "retention", "tenant.statedir", "compactor", "tenant", "restore", "verify"),
     ("store",),
     ("daemon",),
     ("embed",),
@@ -33,7 +33,6 @@ FENCES: dict[str, tuple[str, ...]] = {
     "apsw": ("sqlite", "catalog", "restore"),
     "botocore": ("storage.s3_session",),
     "urllib3": ("storage.http", "storage.s3_bucket", "storage.s3_session"),
-    "paramiko": ("storage.sftp_session",),
     "typing_extensions": (),
 }
 TYPES_ONLY = {"_typeshed"}

@@ -6,7 +6,15 @@ listing of each replica.  So a damaged one is moved aside and begun anew.
 
 from pyrep.catalog.catalog import Catalog
 from pyrep.catalog.file import SCHEMA_VERSION, Access
-from pyrep.catalog.rows import Answer, LevelRow, Request, StoredFile, TenantRow, storable_text
+from pyrep.catalog.rows import (
+    Answer,
+    LevelRow,
+    ProofRow,
+    Request,
+    StoredFile,
+    TenantRow,
+    storable_text,
+)
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -14,6 +22,7 @@ __all__ = [
     "Answer",
     "Catalog",
     "LevelRow",
+    "ProofRow",
     "Request",
     "StoredFile",
     "TenantRow",

@@ -22,11 +22,14 @@ from pyrep.catalog.rows import (
     TENANT_COLUMNS,
     Answer,
     LevelRow,
+    ProofRow,
     Request,
     StoredFile,
     TenantRow,
     file_values,
     level_row,
+    proof_row,
+    proof_values,
     storable_text,
     stored_file,
     tenant_row,
@@ -65,6 +68,13 @@ _LEVELS = """
 SELECT tenant, level, max(max_txid), count(*), min(acked_ms), max(acked_ms)
 FROM files GROUP BY tenant, level ORDER BY tenant, level
 """
+
+_PUT_PROOF = """
+INSERT INTO proofs VALUES (?1, ?2, ?3, ?4, ?5)
+ON CONFLICT (path) DO UPDATE SET txid = iif(?3, ?2, txid), proven_ms = iif(?3, ?3, proven_ms),
+    verified_ms = ?4, error = ?5
+"""
+_HAS_PROOFS = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'proofs'"
 
 
 class Catalog:
@@ -246,6 +256,17 @@ class Catalog:
             cursor = self._db.execute(_LEVELS)
             for path, rows in itertools.groupby(cursor, itemgetter(0)):
                 yield os.fsdecode(cast(bytes, path)), dict(map(level_row, rows))
+
+    def save_proof(self, row: ProofRow) -> None:
+        """Queue a verification; one that proved nothing leaves what was proven before."""
+        self._put(_PUT_PROOF, *proof_values(row))
+
+    def proofs(self) -> dict[str, ProofRow]:
+        """Return the last verification of every tenant that had one, by path."""
+        if not self._all(_HAS_PROOFS):
+            return {}  # no verification was ever written here
+        rows = self._all("SELECT path, txid, proven_ms, verified_ms, error FROM proofs")
+        return {row.path: row for row in map(proof_row, rows)}
 
     # --- boots ----------------------------------------------------------------------------------
 

@@ -47,6 +47,14 @@ CREATE TABLE requests (
 );
 """
 
+# What came later and is empty at first: an older catalog gets it and stays.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS proofs (
+    path BLOB PRIMARY KEY, txid TEXT NOT NULL, proven_ms INTEGER NOT NULL,
+    verified_ms INTEGER NOT NULL, error TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
 
 class Access(Enum):
     """Say who opens a catalog and why."""
@@ -90,6 +98,8 @@ def open_catalog(path: Path, access: Access) -> apsw.Connection:
                     f"{path}: catalog is of an older version",
                     hint="The next start of the daemon begins a new one.",
                 )
+            if not readonly:
+                db.execute(_ADDED)
     except BaseException:
         db.close()
         raise
@@ -142,6 +152,7 @@ def _own(path: Path) -> apsw.Connection:
                     db.execute(_SCHEMA)
                     db.pragma("application_id", _APPLICATION_ID)
                     db.pragma("user_version", SCHEMA_VERSION)
+            db.execute(_ADDED)
     except BaseException:
         db.close()
         raise

@@ -17,9 +17,9 @@ from pyrep.clock import from_ms, to_ms
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 
-__all__ = ["TENANT_COLUMNS", "Answer", "LevelRow", "Request", "StoredFile", "TenantRow"]
-__all__ += ["file_values", "level_row", "storable_text", "stored_file", "tenant_row"]
-__all__ += ["tenant_values"]
+__all__ = ["TENANT_COLUMNS", "Answer", "LevelRow", "ProofRow", "Request", "StoredFile"]
+__all__ += ["TenantRow", "file_values", "level_row", "proof_row", "proof_values"]
+__all__ += ["storable_text", "stored_file", "tenant_row", "tenant_values"]
 
 TENANT_COLUMNS = (
     "path, replica, node_id, state, status, local_txid, durable_txid, pending_files, "
@@ -66,6 +66,17 @@ class LevelRow:
     count: int
     first_acked_ms: int
     last_acked_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProofRow:
+    """Remember a verification: when, what was wrong, and what was last proven restorable when."""
+
+    path: str
+    txid: TXID
+    proven_at: datetime | None
+    verified_at: datetime
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,3 +169,26 @@ def level_row(row: apsw.SQLiteValues) -> tuple[int, LevelRow]:
     _, level, top, count, first, last = row
     summary = LevelRow(TXID(int(str(top), 16)), cast(int, count), cast(int, first), cast(int, last))
     return cast(int, level), summary
+
+
+def proof_row(row: apsw.SQLiteValues) -> ProofRow:
+    """Return a row of the table of verifications as a value."""
+    path, txid, proven_ms, verified_ms, error = row
+    return ProofRow(
+        os.fsdecode(cast(bytes, path)),
+        TXID(int(str(txid), 16)),
+        from_ms(cast(int, proven_ms)) if proven_ms else None,
+        from_ms(cast(int, verified_ms)),
+        str(error),
+    )
+
+
+def proof_values(row: ProofRow) -> tuple[apsw.SQLiteValue, ...]:
+    """Return a verification as SQLite stores it."""
+    return (
+        os.fsencode(row.path),
+        str(row.txid),
+        to_ms(row.proven_at) if row.proven_at else 0,
+        to_ms(row.verified_at),
+        storable_text(row.error),
+    )

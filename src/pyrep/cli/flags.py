@@ -10,13 +10,13 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-__all__ = ["Command", "Group", "Number", "OneOf", "Time", "Transaction", "fail", "operand"]
-__all__ += ["usage_lines"]
+__all__ = ["Command", "Duration", "Group", "Number", "OneOf", "Size", "Time", "Transaction"]
+__all__ += ["fail", "operand", "usage_lines"]
 
 _TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
 _FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
@@ -258,3 +258,45 @@ class Time(_Type[datetime]):
                 ctx,
             )
         return moment.astimezone(UTC)
+
+
+class Duration(_Type[timedelta]):
+    """Read a duration above zero, as Go writes it."""
+
+    name = "DURATION"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        """Return the duration."""
+        from pyrep.units import parse_duration
+
+        if isinstance(value, timedelta):
+            return value
+        flag = param.opts[0] if param else "value"
+        try:
+            duration = parse_duration(value)
+        except ValueError as exc:
+            fail(f"{flag}: {exc}", ctx)
+        if duration <= timedelta():
+            fail(f"{flag} must be greater than 0", ctx)
+        return duration
+
+
+class Size(_Type[int]):
+    """Read a size above zero, in bytes or with a unit."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the size in bytes."""
+        from pyrep.units import parse_size
+
+        if isinstance(value, int):
+            return value
+        flag = param.opts[0] if param else "value"
+        try:
+            size = parse_size(value)
+        except ValueError as exc:
+            fail(f"{flag}: {exc}", ctx)
+        return size or fail(f"{flag} must be greater than 0", ctx)

@@ -34,6 +34,7 @@ cli = Group(
         "reset": "pyrep.cli.reset",
         "restore": "pyrep.cli.restore",
         "status": "pyrep.cli.status",
+        "verify": "pyrep.cli.verify",
         "version": "pyrep.cli.version",
     },
 )

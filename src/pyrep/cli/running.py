@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar
 
 from pyrep.errors import DatabaseBusyError
 
 if TYPE_CHECKING:
-    from pyrep.catalog import Catalog, TenantRow
+    from pyrep.catalog import Catalog, ProofRow, TenantRow
     from pyrep.config.expand import TenantSpec
     from pyrep.config.model import Config
+    from pyrep.ltxfile import FileInfo
+    from pyrep.verify import Known
 
-__all__ = ["ask", "node_id", "refuse_managed", "rows", "running_pid"]
+__all__ = [
+    "ask",
+    "known_files",
+    "node_id",
+    "proofs",
+    "refuse_managed",
+    "relist",
+    "rows",
+    "running_pid",
+    "save_proof",
+]
 
 _ABSENT = "absent"
 Found = TypeVar("Found")
@@ -47,6 +59,38 @@ def node_id(config: Config, tenant: TenantSpec) -> int:
     return row.node_id if row else 0
 
 
+def known_files(config: Config, path: str) -> Known:
+    """Return what the storage confirmed of a tenant, as the catalog has it."""
+    from pyrep.verify import Known
+
+    def question(catalog: Catalog) -> Known:
+        row = catalog.tenant(path)
+        if row is None:
+            return Known()
+        files = [stored.info for stored in catalog.files(path)]
+        return Known(row.durable_txid, files, awaited=not (row.durable_txid or files))
+
+    return _read(config, question) or Known()
+
+
+def proofs(config: Config) -> dict[str, ProofRow]:
+    """Return the last verification of each tenant; none if no catalog is there."""
+    return _read(config, lambda catalog: catalog.proofs()) or {}
+
+
+def save_proof(config: Config, row: ProofRow) -> bool:
+    """Remember a verification in the catalog; False if no daemon has made one yet."""
+    return _write(config, lambda catalog: catalog.save_proof(row))
+
+
+def relist(config: Config, path: str, listing: Iterable[FileInfo]) -> bool:
+    """Make the catalog say of a tenant's files what a listing says; False if there is none.
+
+    Only while no daemon runs: a running one knows more.
+    """
+    return _write(config, lambda catalog: catalog.replace_files(path, listing))
+
+
 def refuse_managed(config: Config, tenant: TenantSpec, advice: str) -> None:
     """Raise ``DatabaseBusyError`` if a daemon runs with the configuration and has the tenant."""
     pid = running_pid(config)
@@ -69,3 +113,17 @@ def _read(config: Config, question: Callable[[Catalog], Found]) -> Found | None:
         return None
     with closing(Catalog(path, access=Access.READ)) as catalog:
         return question(catalog)
+
+
+def _write(config: Config, change: Callable[[Catalog], None]) -> bool:
+    """Queue a change of a configuration's catalog and write it; False if there is none."""
+    from pyrep import daemon
+    from pyrep.catalog import Access, Catalog
+
+    path = daemon.catalog_path(config)
+    if not path.exists():
+        return False
+    with closing(Catalog(path, access=Access.JOIN)) as catalog:
+        change(catalog)
+        catalog.flush()
+    return True

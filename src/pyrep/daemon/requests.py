@@ -15,10 +15,11 @@ from pyrep.daemon.folder import catalog_path, running_pid
 from pyrep.errors import PyrepError
 from pyrep.store import Store
 
-__all__ = ["PARK", "TAKE_OVER", "request", "serve"]
+__all__ = ["PARK", "RELIST", "TAKE_OVER", "request", "serve"]
 
 PARK = "park"
 TAKE_OVER = "reset-take-over"
+RELIST = "relist"
 _PAUSE_SECONDS = 0.05
 _log = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ def request(
 ) -> str:
     """Let the daemon of a configuration do something; return its answer.
 
-    ``verb`` is ``park`` or ``reset-take-over``, ``argument`` the path of a database (or, for the
-    latter, a glob), ``timeout`` in seconds.
+    ``verb`` is ``park``, ``relist`` or ``reset-take-over``, ``argument`` the path of a database
+    (or, for the last, a glob), ``timeout`` in seconds.
 
     :raises PyrepError: no daemon runs, it refused, or it did not answer in time
     """
@@ -96,6 +97,8 @@ def serve(catalog: Catalog, store: Store, taken: set[int]) -> None:
 def _act(each: Request, store: Store, answer: Callable[[bool, str], None]) -> None:
     if each.verb == PARK:
         store.park(each.argument, answer)
+    elif each.verb == RELIST:
+        store.list_again(each.argument, answer)
     elif each.verb == TAKE_OVER:
         store.take_over(each.argument, answer)
     else:

@@ -125,6 +125,7 @@ class Entry:
     park: ParkRequest | None = None
     wants_snapshot: bool = False
     wants_survey: bool = False  # though there was one in this run
+    list_answers: list[Callable[[bool, str], None]] = field(default_factory=list)
     commands: list[Callable[[], None]] = field(default_factory=list)
     final: Final = Final.RUNNING
     error: str = ""

@@ -19,9 +19,12 @@ Answer = Callable[[bool, str], None]
 class Operators:
     """Take commands from any thread; they run on the sync pool, in the tenant's turn."""
 
-    def __init__(self, shared: Shared, wake: Callable[[str], None]) -> None:
+    def __init__(
+        self, shared: Shared, wake: Callable[[str], None], relist: Callable[[str], None]
+    ) -> None:
         self._shared = shared
         self._wake = wake
+        self._relist = relist
 
     def park(self, name: str, answer: Answer) -> None:
         """Sync a database and close it now; ``answer(ok, text)`` is called when that is done."""
@@ -53,6 +56,15 @@ class Operators:
         for entry in chosen:
             self._command(entry, lambda entry=entry: tally.run(entry.tenant))  # type: ignore[misc]
             self._wake(entry.tenant.name)
+
+    def list_again(self, name: str, answer: Answer) -> None:
+        """List a replica, so that the catalog says what is there; ``answer`` is called after."""
+        entry = self._shared.find(name)
+        if entry is None:
+            answer(False, f"no such database: {name}")
+            return
+        entry.list_answers.append(answer)
+        self._relist(entry.tenant.name)
 
     def _command(self, entry: Entry, command: Callable[[], None]) -> None:
         entry.commands.append(command)

@@ -67,7 +67,7 @@ class Store:
         self._stopping = threading.Event()
         self._shared = shared = Shared(catalog, clock, random, max_attached)
         self.watcher = watcher or PollingWatcher(watch_interval, self._has_changed, clock)
-        self._operators = Operators(shared, self.wake)
+        self._operators = Operators(shared, self.wake, self.relist)
         threads = min(_MAX_SYNC_THREADS, 2 * (os.cpu_count() or 1))
         syncs, uploads = SyncWork(shared, self.watcher.add), UploadWork(shared)
         self._syncs = Pool(SYNC, threads, syncs.run, syncs.failed)
@@ -227,6 +227,10 @@ class Store:
     def park(self, name: str, answer: Answer) -> None:
         """Sync a database and close it now; ``answer(ok, text)`` is called when that is done."""
         self._operators.park(name, answer)
+
+    def list_again(self, name: str, answer: Answer) -> None:
+        """List a replica, so that the catalog says what is there; ``answer`` is called after."""
+        self._operators.list_again(name, answer)
 
     def take_over(self, pattern: str, answer: Answer) -> None:
         """End the fencing of a database, or of all fenced ones that a glob matches."""

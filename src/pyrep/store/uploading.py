@@ -27,6 +27,7 @@ class UploadWork:
         if tenant.needs_survey or entry.wants_survey:
             tenant.survey()
             entry.wants_survey = False
+            _answer(entry, True, f"{name}: its replica was listed, the catalog says what is there")
             self._succeeded(entry, LIST)
             self._shared.submit(SYNC, name)  # it waited for this
         for _ in range(_FILES_PER_TURN):
@@ -54,6 +55,8 @@ class UploadWork:
             return
         entry.error = str(error)
         op = LIST if entry.tenant.needs_survey or entry.wants_survey else UPLOAD
+        if op == LIST:
+            _answer(entry, False, str(error))
         complain(shared.limiter, entry.tenant, op, error)
         shared.record(entry)
         if entry.tenant.needs_survey and entry.park is not None:
@@ -70,3 +73,9 @@ class UploadWork:
         delay = retry if shared.drain else entry.upload_backoff.delay(shared.random)
         if delay >= 0:
             shared.schedule(UPLOAD, name, delay)
+
+
+def _answer(entry: Entry, ok: bool, text: str) -> None:
+    """Tell whoever asked for a listing what came of it."""
+    while entry.list_answers:
+        entry.list_answers.pop()(ok, text)
