@@ -23,15 +23,20 @@ FOR ?=
 export DIR REPLICA FOR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test servers lint bench bench-scale crash fuzz soak build clean
+.PHONY: help run run-s3 test servers lint bench bench-scale crash fuzz soak build clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
-	  || sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1: \2/p' Makefile
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
+	  || sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1: \2/p' Makefile
 
 run: $(BUILT) ## replicate sample tenants (or DIR=...) and restore every one; REPLICA=... FOR=seconds
 	@set --; test -z "$$DIR" || set -- "$$@" --dir "$$DIR"; \
 	test -z "$$REPLICA" || set -- "$$@" --replica "$$REPLICA"; \
+	test -z "$$FOR" || set -- "$$@" --for "$$FOR"; \
+	PYTHONPATH=tests exec $(PY) benchmarks/demo.py "$$@"
+
+run-s3: $(BUILT) ## the same to a local S3 server started for it, 8 seconds (FOR=...), and show the bucket
+	@set -- --s3; test -z "$$DIR" || set -- "$$@" --dir "$$DIR"; \
 	test -z "$$FOR" || set -- "$$@" --for "$$FOR"; \
 	PYTHONPATH=tests exec $(PY) benchmarks/demo.py "$$@"
 

@@ -4,6 +4,9 @@ Without ``--dir`` a tree of sample tenants is made, each with a live writer proc
 daemon replicates that directory; the databases themselves are only read and compared.  After
 ``--for`` seconds or Ctrl-C the writers and the daemon are stopped, every tenant is restored
 elsewhere, and a table says whether the restored pages and rows are those of the source.
+
+With ``--s3`` (``make run-s3``) the replica is a bucket of a server that is started for the run. Its
+levels form on short intervals, the bucket's tree is shown, and Litestream restores from it too.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import argparse
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,9 +26,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from fixtures.app import checkpointed_copy, db_digest, pages_equal, row_counts
+
+if TYPE_CHECKING:
+    from demo_bucket import Bucket
 
 _ROOT = Path(__file__).parents[1]
 _LOAD = Path(__file__).with_name("load.py")
@@ -32,6 +40,11 @@ _SAMPLES = ("db1.db", "team-a/db2.db", "team-b/east/db3.db", "shared/db4.db")
 _WRITES_PER_SECOND = 40
 _FIRST_ROWS = 4000
 _STOP_SECONDS = 120.0
+_S3_SECONDS = 8.0
+_S3_PATH = "directory-run"
+_SHORT_LEVELS = (
+    "levels: [{interval: 1s}, {interval: 2s}, {interval: 4s}]\nsnapshot: {interval: 3s}\n"
+)
 
 
 @dataclass
@@ -65,8 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # also when piped: the progress is live
-    source, work = _places(options.dir, options.work)
-    config = _write_config(work, source, options.replica or str(work / "replica"))
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -74,11 +85,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
+    if not options.s3:
+        return _run(options, stop)
+    from demo_bucket import local_bucket
+
+    with local_bucket() as bucket:
+        os.environ.update(bucket.server.environ)
+        options.replica = bucket.url(_S3_PATH)
+        return _run(options, stop, bucket)
+
+
+def _run(options: argparse.Namespace, stop: threading.Event, bucket: Bucket | None = None) -> int:
+    """Replicate, restore and compare; return 1 if anything was not as it should be."""
+    source, work = _places(options.dir, options.work)
+    replica = options.replica or str(work / "replica")
+    config = _write_config(work, source, replica, more=_SHORT_LEVELS if bucket else "")
     tenants = _given(source) if options.dir else _samples(source)
-    print(f"databases  {source}\nreplica    {options.replica or work / 'replica'}")
-    print(
-        f"daemon     python -m pyrep replicate -config {config}\nlog        {work / 'pyrep.log'}\n"
-    )
+    print(f"databases   {source}\nreplica     {replica}")
+    print(f"daemon      python -m pyrep replicate -config {config}\nlog         {work}/pyrep.log\n")
     daemon = _start_daemon(work, config)
     try:
         _start_writers(tenants if not options.dir else [], work)
@@ -88,9 +112,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _stop_daemon(daemon)
     print(f"\nthe daemon has stopped with exit code {code}; restoring every tenant")
     faults = _show_problems(work / "pyrep.log")
-    failures = _restore_and_compare(tenants, config, work)
+    if bucket is not None:
+        _show_tree(bucket)
+    failures = _restore_and_compare(tenants, config, work, replica if bucket else "")
     print(f"\nconfiguration, state and log are kept in {work}")
     return 1 if failures or code or faults else 0
+
+
+def _show_tree(bucket: Bucket) -> None:
+    from demo_bucket import tree
+
+    print(f"\nthe bucket, as {bucket.program} lists it\n")
+    for line in tree(bucket, _S3_PATH):
+        print(line)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -99,7 +133,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--replica", help="where the replica goes: a path or a URL")
     parser.add_argument("--for", dest="seconds", type=float, help="stop after so many seconds")
     parser.add_argument("--work", type=Path, help="where configuration, state and log are kept")
+    parser.add_argument("--s3", action="store_true", help="replicate to a local S3 server")
     options = parser.parse_args(argv)
+    if options.s3:
+        if options.replica:
+            parser.error("--s3 starts a server of its own: leave out --replica")
+        options.seconds = options.seconds or _S3_SECONDS
     if options.dir and not options.dir.is_dir():
         parser.error(f"{options.dir} is no directory")
     if options.replica and "://" not in options.replica:
@@ -123,12 +162,13 @@ def _places(given: Path | None, work: Path | None) -> tuple[Path, Path]:
     return (given.resolve() if given else work / "tenants"), work
 
 
-def _write_config(work: Path, source: Path, replica: str) -> Path:
+def _write_config(work: Path, source: Path, replica: str, more: str = "") -> Path:
     """Write the daemon's configuration: state and staged files stay in the working directory."""
     key = "url" if "://" in replica else "path"
     config = work / "pyrep.yml"
     config.write_text(
         f"state-dir: {json.dumps(str(work / 'state'))}\n"
+        f"{more}"
         "dbs:\n"
         f"  - dir: {json.dumps(str(source))}\n"
         '    pattern: "*.db"\n'
@@ -311,23 +351,47 @@ def _show_problems(log: Path) -> int:
     return len(found)
 
 
-def _restore_and_compare(tenants: Sequence[Tenant], config: Path, work: Path) -> int:
-    """Restore every tenant elsewhere, print the comparison and return how many are not equal."""
+def _restore_and_compare(tenants: Sequence[Tenant], config: Path, work: Path, url: str = "") -> int:
+    """Restore every tenant elsewhere, print the comparison and return how many are not equal.
+
+    With a ``url`` nothing else is needed to find them, and Litestream restores each too.
+    """
     progress = _status(config)
+    judge = shutil.which("litestream") if url else None
     with tempfile.TemporaryDirectory(prefix="restored-", dir=work) as folder:
         out = Path(folder) / "out"
-        done = _pyrep("restore", "-config", str(config), "-all", "-o", str(out))
+        where = (url,) if url else ("-config", str(config))
+        done = _pyrep("restore", "-all", "-o", str(out), *where)
         if done.returncode:
             print(f"restore failed with exit code {done.returncode}: {done.stderr.strip()}")
-        print(f"\n{'tenant':<32}{'rows':>10}{'TXID':>10}  identical")
+        print(f"\n{'tenant':<32}{'rows':>10}{'TXID':>10}  identical", end="")
+        print("  by Litestream" if judge else "")
         failures = 0
         for number, tenant in enumerate(tenants):
             copy = Path(folder) / f"copy-{number}.db"
             rows, verdict = _compare(tenant, out / tenant.name, copy)
-            failures += verdict.startswith("no")
+            verdicts = [verdict]
+            if judge:
+                theirs = _litestream_restore(judge, tenant, url, Path(folder) / f"{number}.db")
+                verdicts.append(_compare(tenant, theirs, copy)[1])
+            failures += any(text.startswith("no") for text in verdicts)
             txid = progress.get(str(tenant.path), Progress()).durable
-            print(f"{tenant.name:<32}{rows:>10}{txid:>10}  {verdict}")
+            texts = "  ".join(f"{text:<9}" for text in verdicts).rstrip()
+            print(f"{tenant.name:<32}{rows:>10}{txid:>10}  {texts}")
         return failures
+
+
+def _litestream_restore(program: str, tenant: Tenant, url: str, output: Path) -> Path:
+    """Let the original Litestream restore a tenant from the same place."""
+    place, _, query = url.partition("?")
+    where = f"{place}/{quote(tenant.name)}?{query}"
+    # It cannot make use of every certificate bundle, and the server here needs none.
+    environ = {name: text for name, text in os.environ.items() if name != "AWS_CA_BUNDLE"}
+    command = [program, "restore", "-o", str(output), where]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{tenant.name}: litestream failed: {done.stderr.strip()}")
+    return output
 
 
 def _compare(tenant: Tenant, restored: Path, copy: Path) -> tuple[int, str]:

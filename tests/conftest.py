@@ -15,7 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from fixtures import effort, servers, swift
+from fixtures import effort, servers, sshd, swift
 from fixtures.app import App
 
 # Variables of pyrep and Litestream change what the code under test does; none may leak in.
@@ -192,4 +192,11 @@ def radosgw_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers
 def swift_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
     """Return OpenStack Swift's S3 server, which runs until the session ends."""
     with swift.swift(tmp_path_factory.mktemp("swift")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.SFTPServer]:
+    """Return OpenSSH's sftp server, which runs until the session ends."""
+    with sshd.sshd(tmp_path_factory.mktemp("sshd")) as server:
         yield server

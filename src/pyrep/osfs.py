@@ -37,7 +37,7 @@ __all__ += [
     "rmdir",
     "truncate",
 ]
-__all__ += ["start_writeback", "unlink", "utime_ns", "write_all"]
+__all__ += ["link_fd", "start_writeback", "unlink", "utime_ns", "write_all"]
 
 StrPath = str | os.PathLike[str]
 
@@ -207,6 +207,15 @@ def replace(op: str, src: StrPath, dst: StrPath) -> None:
 def link(op: str, src: StrPath, dst: StrPath) -> None:
     """Publish ``src`` under the name ``dst``; raise ``FileExistsError`` if that exists."""
     _call(op, lambda: os.link(src, dst))
+
+
+def link_fd(op: str, fd: int, dst: StrPath) -> None:
+    """Publish the open file ``fd`` under the name ``dst``; raise ``FileExistsError`` if it exists.
+
+    The file itself is meant, whatever its name leads to by now.
+    """
+    # With a directory given, however needless, Python makes the call that follows the link.
+    _call(op, lambda: os.link(f"/proc/self/fd/{fd}", dst, src_dir_fd=fd, follow_symlinks=True))
 
 
 def unlink(op: str, path: StrPath, *, missing_ok: bool = False) -> None:

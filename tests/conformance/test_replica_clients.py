@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.servers import S3Server
+from fixtures.sshd import SFTPServer
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.base import ReplicaClient
 from pyrep.storage.file import FileReplicaClient
@@ -69,6 +70,19 @@ class FileBackend:
 
     def name(self, path: str, info: FileInfo) -> str:
         return _ltx_name(path, info)
+
+
+@dataclass
+class SFTPBackend(FileBackend):
+    """Use a folder of its own on a server that runs for the whole session."""
+
+    server: SFTPServer
+    clients: ExitStack
+
+    def client(self, path: str = "tenant") -> ReplicaClient:
+        client = connect(self.server.spec(f"{self.root}/{path}"))
+        self.clients.callback(client.close)
+        return client
 
 
 class RetryBackend(MemoryBackend):
@@ -157,6 +171,15 @@ SWIFT_CHECKS = [check for check in suite.CHECKS if check not in NOT_ON_SWIFT]
 def test_contract_on_swift(swift_server: S3Server, check: Callable[[suite.Backend], None]) -> None:
     with _on_server(swift_server) as backend:
         check(backend)
+
+
+@pytest.mark.sftp
+@pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
+def test_contract_on_openssh(
+    sftp_server: SFTPServer, tmp_path: Path, check: Callable[[suite.Backend], None]
+) -> None:
+    with ExitStack() as stack:
+        check(SFTPBackend(tmp_path / "replica", sftp_server, stack))
 
 
 def test_every_check_is_listed() -> None:

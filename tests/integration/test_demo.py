@@ -14,10 +14,13 @@ from types import ModuleType
 
 import pytest
 
+from fixtures import effort
 from fixtures.app import App, Writer
+from fixtures.servers import S3Server
 from fixtures.sources import ROOT
 
 _DEMO = ROOT / "benchmarks" / "demo.py"
+SAMPLES = ("db1.db", "team-a/db2.db", "team-b/east/db3.db", "shared/db4.db")
 StartApp = Callable[..., App]
 
 
@@ -33,10 +36,11 @@ def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def _run(tmp_path: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def _run(tmp_path: Path, *flags: str, **environ: str) -> subprocess.CompletedProcess[str]:
     temporary = tmp_path / "tmp"
     temporary.mkdir(exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "TMPDIR": str(temporary)}
+    environment |= environ
     return subprocess.run(
         [sys.executable, str(_DEMO), *flags],
         env=environment,
@@ -57,9 +61,7 @@ def _verdicts(output: str) -> dict[str, str]:
 @pytest.mark.slow
 def test_samples_are_restored_identical(tmp_path: Path) -> None:
     done = _run(tmp_path, "--for", "5")
-    assert _verdicts(done.stdout) == dict.fromkeys(
-        ("db1.db", "team-a/db2.db", "team-b/east/db3.db", "shared/db4.db"), "yes"
-    ), done.stdout + done.stderr
+    assert _verdicts(done.stdout) == dict.fromkeys(SAMPLES, "yes"), done.stdout + done.stderr
     assert done.returncode == 0
     assert "rows written" in done.stdout
 
@@ -79,6 +81,33 @@ def test_given_directory_is_replicated_and_not_written_to(tmp_path: Path) -> Non
         assert _verdicts(done.stdout) == {"a.db": "yes"}, done.stdout + done.stderr
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
     assert len(list((tmp_path / "replica").rglob("*.ltx"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+def test_a_bucket_can_be_the_replica(tmp_path: Path, moto_server: S3Server) -> None:
+    url = moto_server.url(moto_server.make_bucket(), "some/place")
+    done = _run(tmp_path, "--for", "4", "--replica", url, **moto_server.environ)
+    assert set(_verdicts(done.stdout).values()) == {"yes"}, done.stdout + done.stderr
+    assert done.returncode == 0
+    moto_server.close()
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+@pytest.mark.interop
+def test_a_server_is_started_and_its_bucket_shown(tmp_path: Path) -> None:
+    effort.program("moto_server", "pip install 'moto[server,s3]'")
+    programs = str(Path(sys.executable).parent)  # radosgw is not among them
+    done = _run(tmp_path, "--s3", "--for", "6", PATH=programs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "starting    moto" in done.stdout
+    shown = done.stdout.partition("the bucket, as moto lists it")[2].partition("tenant  ")[0]
+    assert re.findall(r"^    (\S+)/$", shown, re.MULTILINE) == sorted(SAMPLES)
+    for level in ("0000", "0001", "0002", "0009"):
+        assert len(re.findall(rf"^        {level}/  ", shown, re.MULTILINE)) == len(SAMPLES)
+    table = done.stdout.partition("by Litestream")[2]
+    assert re.findall(r"yes +yes$", table, re.MULTILINE) == ["yes        yes"] * len(SAMPLES)
 
 
 def test_comparison_tells_equal_from_different(

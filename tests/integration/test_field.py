@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fixtures import effort
 from fixtures.field import field_run
+from fixtures.servers import S3Server
 
 
 @pytest.mark.slow
@@ -15,7 +18,20 @@ from fixtures.field import field_run
 def test_field_scenario(
     tmp_path: Path, seconds: float, seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reports = field_run(tmp_path, seed=seed, seconds=seconds)
+    _tell(field_run(tmp_path, seed=seed, seconds=seconds), capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.interop
+@pytest.mark.s3
+def test_field_scenario_in_a_bucket(
+    tmp_path: Path, radosgw_server: S3Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = 8.0 if effort.SCALE > 1 else 3.0
+    _tell(field_run(tmp_path, seed=7, seconds=seconds, server=radosgw_server), capsys)
+
+
+def _tell(reports: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         rates = ", ".join(f"{name} {report['rate']:g}" for name, report in reports.items())
         worst = max(report["commit_ms"]["max"] for report in reports.values())

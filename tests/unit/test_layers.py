@@ -33,6 +33,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "apsw": ("sqlite", "catalog", "restore"),
     "botocore": ("storage.s3_session",),
     "urllib3": ("storage.http", "storage.s3_bucket", "storage.s3_session"),
+    "paramiko": ("storage.sftp_session",),
     "typing_extensions": (),
 }
 TYPES_ONLY = {"_typeshed"}

@@ -219,6 +219,7 @@ OPTION_KEYS: Mapping[str, Key] = {
     "force-path-style": Key(as_bool),
     "host": Key(as_text),
     "host-key": Key(as_text),
+    "insecure-host-key": Key(as_bool),
     "jwt": Key(as_secret),
     "key-path": Key(as_text),
     "max-reconnects": Key(as_int),
@@ -257,7 +258,7 @@ TYPE_OPTIONS: Mapping[str, frozenset[str]] = {
         "sse-customer-key sse-customer-key-path sse-kms-key-id storage-class",
         "gs": "bucket",
         "abs": "account-key account-name bucket endpoint sas-token",
-        "sftp": "concurrent-writes host host-key key-path password user",
+        "sftp": "concurrent-writes host host-key insecure-host-key key-path password user",
         "webdav": "webdav-password webdav-url webdav-username",
         "nats": "bucket client-cert client-key creds jwt max-reconnects nkey password "
         "reconnect-wait root-cas seed timeout tls token username",

@@ -6,19 +6,22 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from pyrep.errors import LTXCorruptError, ReplicaPermanentError
+from pyrep.errors import LTXCorruptError, LTXNotFoundError, ReplicaPermanentError
 from pyrep.ids import MAX_TXID, TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.layout import LEVELS
 
 __all__ = [
     "CHUNK_SIZE",
+    "HEADER_SIZE",
     "MAX_TIMESTAMP_MS",
     "MIN_LTX_SIZE",
     "IncomingFile",
     "check_file",
     "check_level",
     "check_range",
+    "file_not_found",
+    "header_time",
 ]
 
 CHUNK_SIZE = 1 << 20
@@ -26,7 +29,7 @@ CHUNK_SIZE = 1 << 20
 MIN_LTX_SIZE = 100 + 6 + 1 + 8 + 16
 # File systems and clients keep times as signed 64-bit nanoseconds: April 2262.
 MAX_TIMESTAMP_MS = ((1 << 63) - 1) // 1_000_000
-_HEADER_SIZE = 100
+HEADER_SIZE = 100
 _HEAD = struct.Struct(">4s12xQQQ")
 _MAGIC = b"LTX1"
 
@@ -74,6 +77,26 @@ def check_range(path: str, info: FileInfo, offset: int, size: int | None, total:
     return end - offset
 
 
+def file_not_found(path: str, info: FileInfo) -> LTXNotFoundError:
+    """Return the error for a file that is not there."""
+    return LTXNotFoundError(
+        "no such ltx file",
+        op="open",
+        path=path,
+        level=info.level,
+        min_txid=info.min_txid,
+        max_txid=info.max_txid,
+    )
+
+
+def header_time(head: bytes) -> int | None:
+    """Return the timestamp (ms) in the first bytes of an LTX file, None if they are not that."""
+    if len(head) < HEADER_SIZE:
+        return None
+    magic, _, _, timestamp_ms = _HEAD.unpack_from(head)
+    return int(timestamp_ms) if magic == _MAGIC and timestamp_ms <= MAX_TIMESTAMP_MS else None
+
+
 class IncomingFile:
     """Read a file that is to be stored, and prove on the way that it is what its name says.
 
@@ -114,8 +137,8 @@ class IncomingFile:
 
     def _read_head(self) -> bytes:
         head = self._source.read(CHUNK_SIZE)
-        while len(head) < _HEADER_SIZE:
-            more = self._source.read(_HEADER_SIZE - len(head))
+        while len(head) < HEADER_SIZE:
+            more = self._source.read(HEADER_SIZE - len(head))
             if not more:
                 raise self._corrupt(f"source of {len(head)} bytes is too short for an ltx header")
             head += more

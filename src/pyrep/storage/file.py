@@ -36,6 +36,7 @@ from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo, parse_name
 from pyrep.storage.base import NO_TXID, Below, Capabilities
 from pyrep.storage.checks import IncomingFile, check_file, check_level, check_range
+from pyrep.storage.file_link import link_file, linkable, seal
 from pyrep.storage.layout import LEVELS, LTX_DIR, level_path
 from pyrep.storage.oserrors import os_errors
 from pyrep.storage.search import look_plain
@@ -82,6 +83,7 @@ class FileReplicaClient:
         self._dir_mode = dir_mode
         self._owner = owner
         self._closed = False
+        self._links = True  # staged files may be linked
         self._lock = threading.Lock()
         self._ready: set[int] = set()  # guarded by _lock: levels whose directory we have seen
         self._unsynced: set[str] = set()  # guarded by _lock: directories with names not durable
@@ -148,6 +150,9 @@ class FileReplicaClient:
         folder = self._level_dir(level)
         target = os.path.join(folder, info.name)
         incoming = IncomingFile(target, info, source)
+        if create_only and self._link_source(level, target, source, incoming):
+            size = incoming.expected or 0  # a file knows
+            return replace(info, size=size, timestamp_ms=incoming.timestamp_ms)
         temp, fd = self._open_temp(level, folder)
         try:
             self._fill(fd, target, incoming)
@@ -257,6 +262,20 @@ class FileReplicaClient:
         if self._owner is not None:
             osfs.chown("file.chown", fd, *self._owner)
 
+    def _link_source(self, level: int, target: str, source: BinaryIO, file: IncomingFile) -> bool:
+        """Store a large staged file by giving it its name here; False: it is to be copied."""
+        folder = os.path.dirname(target)
+        with os_errors("create", folder):
+            self._prepare(level, folder)
+            links = self._links and self._owner is None
+            if not (links and linkable(source, folder, file.expected)):
+                return False
+        # After a failed sync nothing is linked any more: the next one would say yes to pages that
+        # the first one lost, while a copy is read from memory and written anew.
+        self._links = seal(source, self._mode, file.timestamp_ms)
+        with os_errors("publish", target), self._claiming(folder, target):
+            return self._links and link_file(source, target)
+
     def _open_temp(self, level: int, folder: str) -> tuple[str, int]:
         """Create a temporary file and lock it; return its path and descriptor."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -295,8 +314,14 @@ class FileReplicaClient:
             osfs.replace("file.replace", temp, target)
             self._sync_names(folder)
             return
-        try:
+        with self._claiming(folder, target):
             self._link(folder, temp, target)
+
+    @contextlib.contextmanager
+    def _claiming(self, folder: str, target: str) -> Iterator[None]:
+        """Make the name durable that the block publishes."""
+        try:
+            yield
         except FileExistsError as error:
             # It may be our own file from before a failed sync of the directory, and the caller
             # will take it for stored once the content is compared: then its name must last.

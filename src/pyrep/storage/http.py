@@ -20,13 +20,12 @@ import urllib3
 from pyrep.clock import from_ms
 from pyrep.errors import (
     ConfigError,
-    LTXNotFoundError,
     ReplicaError,
     ReplicaPermanentError,
     ReplicaTemporaryError,
 )
 from pyrep.ltxfile import FileInfo
-from pyrep.storage.checks import check_range
+from pyrep.storage.checks import check_range, file_not_found
 
 __all__ = [
     "READ_BUFFER",
@@ -324,18 +323,6 @@ def promised_length(
 
 
 # --- errors ---------------------------------------------------------------------------------------
-
-
-def file_not_found(where: str, info: FileInfo) -> LTXNotFoundError:
-    """Return the error for a file that is not there."""
-    return LTXNotFoundError(
-        "no such ltx file",
-        op="open",
-        path=where,
-        level=info.level,
-        min_txid=info.min_txid,
-        max_txid=info.max_txid,
-    )
 
 
 def network_error(where: str, op: str, error: Exception, tls_hint: str = _TLS_HINT) -> ReplicaError:

@@ -16,6 +16,7 @@ from pyrep.clock import Clock
 from pyrep.errors import ConfigError
 from pyrep.storage.base import ReplicaClient
 from pyrep.storage.file import FileReplicaClient
+from pyrep.storage.host_url import parse_host_url
 from pyrep.storage.retry import RetryingClient, RetryPolicy
 from pyrep.storage.s3_url import parse_s3_url
 from pyrep.storage.shared import Closeable, Shared
@@ -28,7 +29,6 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _NOT_BUILT = {
     "gs": "gs",
     "abs": "abs",
-    "sftp": "sftp",
     "webdav": "webdav",
     "webdavs": "webdav",
     "nats": "nats",
@@ -77,6 +77,8 @@ def parse_url(url: str) -> ReplicaURL:
         return ReplicaURL(scheme, _file_path(url))
     if scheme == "s3":
         return ReplicaURL(scheme, parse_s3_url(url).path)
+    if scheme == "sftp":
+        return ReplicaURL(scheme, parse_host_url(url).path)
     if scheme in _NOT_BUILT:
         raise _not_built(_NOT_BUILT[scheme])
     raise ConfigError(f'unsupported replica URL scheme: "{scheme}"')
@@ -119,7 +121,7 @@ def registered(kind: str, factory: Factory) -> Iterator[None]:
 def _not_built(kind: str) -> ConfigError:
     return ConfigError(
         f"replica type {kind} is not built yet",
-        hint="This version writes to directories (file) and to S3 storages (s3).",
+        hint=f"This version has: {', '.join(sorted(_factories))}.",
     )
 
 
@@ -153,6 +155,33 @@ def _connect_s3(spec: ReplicaSpec) -> ReplicaClient:
     )
 
 
+def _connect_sftp(spec: ReplicaSpec) -> ReplicaClient:
+    """Build a client on the connection of its server and user."""
+    from pyrep.storage.sftp_config import sftp_settings
+
+    settings = sftp_settings(url=spec.url, path=spec.path, options=spec.options)
+    with _extra("sftp"):
+        from pyrep.storage.sftp import SFTPReplicaClient
+        from pyrep.storage.sftp_session import SFTPSession
+    account = settings.account
+    session = _sessions.acquire(account, lambda: SFTPSession(account))
+    return SFTPReplicaClient(
+        settings, cast(SFTPSession, session), release=lambda: _sessions.release(account)
+    )
+
+
+@contextlib.contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Turn a package that is missing into an error that names what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"replica type {name} needs the package {error.name}, which is not installed",
+            hint=f"Install it with: pip install 'pyrep[{name}]'",
+        ) from error
+
+
 def _file_path(url: str) -> str:
     parts = urlsplit(url)
     if parts.netloc:
@@ -178,6 +207,10 @@ def _file_path(url: str) -> str:
     return "/" + posixpath.normpath(path).lstrip("/")
 
 
-_factories: dict[str, Factory] = {"file": _connect_file, "s3": _connect_s3}
+_factories: dict[str, Factory] = {
+    "file": _connect_file,
+    "s3": _connect_s3,
+    "sftp": _connect_sftp,
+}
 # What the clients of one endpoint and credential have in common, whatever its type.
 _sessions: Shared[Closeable] = Shared()

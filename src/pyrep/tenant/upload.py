@@ -14,6 +14,7 @@ from pyrep.errors import LTXCorruptError, ReplicaExistsError
 from pyrep.ids import TXID, lock_pgno
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.base import ReplicaClient
+from pyrep.storage.file_link import StableFile
 from pyrep.tenant.lineage import describe_writer
 from pyrep.tenant.pages import StagedPages
 from pyrep.tenant.statedir import staged_name
@@ -48,7 +49,7 @@ def put(client: ReplicaClient, base: Path, info: FileInfo) -> PutResult:
     """
     path = base / staged_name(info)
     try:
-        with open(path, "rb") as source:
+        with StableFile(path) as source:
             stored = client.write_ltx(
                 info.level, info.min_txid, info.max_txid, source, create_only=True
             )

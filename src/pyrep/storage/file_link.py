@@ -1,0 +1,82 @@
+"""Give a large staged file a second name on the replica instead of copying it.
+
+A file and its name on the replica are then one: that is right only for a file that nobody writes
+any more and nobody else can write, so anything in doubt is copied.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import stat
+from typing import BinaryIO
+
+from pyrep import osfs
+
+__all__ = ["LINK_BYTES", "StableFile", "link_file", "linkable", "seal"]
+
+_log = logging.getLogger(__name__)
+
+LINK_BYTES = 8 << 20  # smaller files are copied: two files on a disk are two chances
+
+# What linkat() says where a second name is not to be had, and a copy will do.
+_NOT_TO_BE_HAD = frozenset(
+    {
+        *(errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOENT),
+        *(errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL),
+    }
+)
+
+
+class StableFile(io.FileIO):
+    """Read a file of ours that is never written again, so that a storage may keep it itself."""
+
+
+def linkable(source: BinaryIO, folder: str, wanted: int | None) -> bool:
+    """Return whether the file is large, ours alone, and on the file system of ``folder``.
+
+    All of its bytes must be ``wanted``.  (A tenant that owns the staged file could write what
+    the replica holds.)
+    """
+    if not isinstance(source, StableFile):
+        return False
+    status = os.fstat(source.fileno())
+    return (
+        LINK_BYTES <= status.st_size == wanted
+        and stat.S_ISREG(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        and status.st_dev == os.stat(folder).st_dev
+    )
+
+
+def seal(source: BinaryIO, mode: int, timestamp_ms: int) -> bool:
+    """Give the open file its mode and time and make it durable; return whether that worked."""
+    fd = source.fileno()
+    try:
+        osfs.chmod("file.chmod", fd, mode)
+        osfs.utime_ns("file.utime", fd, timestamp_ms * 1_000_000)
+        osfs.fsync("file.fsync", fd)
+    except OSError as error:
+        _log.warning("staged files are copied from now on: error=%s", error)
+        return False
+    return True
+
+
+def link_file(source: BinaryIO, target: str) -> bool:
+    """Publish the file that is open under a free name; return False if it has to be copied.
+
+    :raises FileExistsError: the name is taken
+    """
+    fd = source.fileno()
+    try:
+        osfs.link_fd("file.link", fd, target)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NOT_TO_BE_HAD:
+            raise
+        return False
+    return True

@@ -1,0 +1,162 @@
+"""Litestream and pyrep on one replica of a server, both ways: SFTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures import litestream
+from fixtures.app import App, checkpointed_copy, differing_pages, row_counts
+from fixtures.cli import pyrep
+from fixtures.rig import Rig
+from fixtures.sshd import SFTPServer
+from pyrep.clock import from_ms
+from pyrep.restore.execute import RestoreOptions, restore
+from pyrep.storage.registry import ReplicaSpec, connect
+
+pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("litestream")]
+
+StartApp = Callable[..., App]
+Keys = dict[str, Any]
+
+
+def client_of(replica: Keys) -> Any:
+    """Return a client of a replica that is given by its keys."""
+    options = {key: value for key, value in replica.items() if key not in ("type", "path")}
+    return connect(ReplicaSpec(replica["type"], replica.get("path", ""), options=options))
+
+
+def litestream_restore(replica: Keys, out: Path, **flags: Any) -> Path:
+    """Restore by the original, which is given the same keys."""
+    config = litestream.write_config(
+        out.with_suffix(".json"), [{"path": str(out.with_suffix(".source")), "replica": replica}]
+    )
+    words = ["restore", "-config", str(config), "-o", str(out)]
+    for name, value in flags.items():
+        words += [f"-{name}", value]
+    litestream.run(*words, str(out.with_suffix(".source")))
+    return out
+
+
+def pyrep_writes_litestream_restores(
+    replica: Keys, folder: Path, start_app: StartApp, *, by_time: bool = True
+) -> None:
+    with ExitStack() as stack:
+        client = stack.enter_context(closing(client_of(replica)))
+        rig = Rig(folder, client=client)
+        stack.callback(rig.close)
+        app = start_app(rig.db)
+        app.execute("create table t (id integer primary key, a)")
+        truths, times = {}, {}
+        for _ in range(5):
+            app.execute("insert into t (a) values (randomblob(3000))")
+            rig.ship()
+            truths[int(rig.durable)] = rig.truth()
+            times[int(rig.durable)] = rig.acknowledged[-1].timestamp_ms
+        for txid, truth in truths.items():
+            out = litestream_restore(replica, folder / f"theirs-{txid}.db", txid=f"{txid:016x}")
+            assert differing_pages(out, truth) == []
+        out = litestream_restore(replica, folder / "theirs.db")
+        assert differing_pages(out, list(truths.values())[-1]) == []
+        middle = list(truths)[3]
+        if by_time:
+            # Litestream restores what is older than the time it is given.
+            at = from_ms(times[middle] + 1).isoformat().replace("+00:00", "Z")
+            out = litestream_restore(replica, folder / "theirs-at.db", timestamp=at)
+            assert differing_pages(out, truths[middle]) == []
+        out = folder / "ours-at.db"
+        restore(client, out, RestoreOptions(timestamp_ms=times[middle]))
+        assert differing_pages(out, truths[middle]) == []
+
+
+def litestream_writes_pyrep_restores(replica: Keys, folder: Path, start_app: StartApp) -> None:
+    db = folder / "tenant.db"
+    app = start_app(db)
+    app.execute("create table t (id integer primary key, a)")
+    entry = {"path": str(db), "replica": replica}
+    config = litestream.write_config(folder / "litestream.json", [entry])
+    for _ in range(3):
+        app.execute("insert into t (a) values (randomblob(9000))")
+        litestream.once(config)
+    app.checkpoint("truncate")
+    truth = checkpointed_copy(db, folder / "truth.db")
+    with closing(client_of(replica)) as client:
+        restore(client, folder / "ours.db")
+        files = [info for level in (0, 9) for info in client.list_ltx(level)]
+        exact = [info for level in (0, 9) for info in client.list_ltx(level, exact_times=True)]
+    assert files
+    assert [(one.level, one.min_txid, one.size) for one in files] == [
+        (one.level, one.min_txid, one.size) for one in exact
+    ]
+    assert differing_pages(folder / "ours.db", truth) == []
+
+
+def a_directory_goes_there_and_back(
+    replica: Mapping[str, Any], folder: Path, start_app: StartApp, secrets: list[str]
+) -> None:
+    """Run the command line: a directory to a server and back, one by one and all at once."""
+    names = ["db1.db", "team a/db#2.db"]
+    for name in names:
+        path = folder / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        app = start_app(path)
+        app.execute("create table t (a)")
+        app.execute("insert into t values (?)", (name,))
+    entry = {"dir": str(folder / "data"), "pattern": "*.db", "recursive": True}
+    config = folder / "pyrep.yml"
+    config.write_text(json.dumps({"dbs": [{**entry, "replica": dict(replica)}]}))
+    done = pyrep("replicate", "-config", config, "-once")
+    assert (done.code, done.error) == (0, "")
+    assert "not built yet" not in done.out + done.err
+    for number, name in enumerate(names):
+        out = folder / f"out{number}.db"
+        assert pyrep("restore", "-config", config, "-o", out, folder / "data" / name).code == 0
+        assert row_counts(out) == {"t": 1}
+    listed = pyrep("ltx", "-config", config, "-json", folder / "data" / names[0])
+    assert [file["level"] for file in listed.json["files"]] == [0]
+    everything = pyrep("restore", "-config", config, "-all", "-o", folder / "all")
+    assert everything.code == 0, everything.out + everything.err
+    for name in names:
+        assert row_counts(folder / "all" / name) == {"t": 1}
+    checked = pyrep("config", "check", "-config", config)
+    assert checked.code == 0
+    for secret in secrets:
+        assert secret not in done.out + done.err + checked.out + checked.err
+
+
+# --- SFTP -----------------------------------------------------------------------------------------
+
+
+def on_sftp(server: SFTPServer, folder: Path) -> Keys:
+    # Litestream asks for the key types in an order of its own, whatever key it was told.
+    options = server.options(host_key=server.host_key("hostkey_rsa"))
+    return {"type": "sftp", "path": str(folder / "replica/team a"), **options}
+
+
+@pytest.mark.sftp
+def test_litestream_restores_what_pyrep_wrote_to_sftp(
+    sftp_server: SFTPServer, tmp_path: Path, start_app: StartApp
+) -> None:
+    # Litestream knows these times to the second.
+    replica = on_sftp(sftp_server, tmp_path)
+    pyrep_writes_litestream_restores(replica, tmp_path, start_app, by_time=False)
+
+
+@pytest.mark.sftp
+def test_pyrep_restores_what_litestream_wrote_to_sftp(
+    sftp_server: SFTPServer, tmp_path: Path, start_app: StartApp
+) -> None:
+    litestream_writes_pyrep_restores(on_sftp(sftp_server, tmp_path), tmp_path, start_app)
+
+
+@pytest.mark.sftp
+def test_a_directory_goes_to_sftp_and_back(
+    sftp_server: SFTPServer, tmp_path: Path, start_app: StartApp
+) -> None:
+    replica = {**on_sftp(sftp_server, tmp_path), "password": "S3CRET"}
+    a_directory_goes_there_and_back(replica, tmp_path, start_app, ["S3CRET"])
