@@ -15,11 +15,11 @@ from typing import Any
 import hypothesis
 import pytest
 
-from fixtures import effort, servers, sshd, swift
+from fixtures import effort, gcs, servers, sshd, swift
 from fixtures.app import App
 
 # Variables of pyrep and Litestream change what the code under test does; none may leak in.
-_FOREIGN_PREFIXES = ("PYREP_", "LITESTREAM_", "AWS_", "OSS_")
+_FOREIGN_PREFIXES = ("PYREP_", "LITESTREAM_", "AWS_", "OSS_", "AZURE_", "GOOGLE_", "STORAGE_")
 _FOREIGN_NAMES = ("LOG_LEVEL", "STATE_DIRECTORY", "NOTIFY_SOCKET")
 _KEPT = ("PYREP_CRC",)  # chooses the checksum code, also for child processes
 
@@ -199,4 +199,11 @@ def swift_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S
 def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.SFTPServer]:
     """Return OpenSSH's sftp server, which runs until the session ends."""
     with sshd.sshd(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gcs.GCSServer]:
+    """Return a server of Google Cloud Storage's API that runs until the session ends."""
+    with gcs.fake_gcs(tmp_path_factory.mktemp("gcs")) as server:
         yield server

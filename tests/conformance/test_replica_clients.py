@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
+from fixtures.gcs import GCSServer
 from fixtures.servers import S3Server
 from fixtures.sshd import SFTPServer
 from pyrep.ltxfile import FileInfo
@@ -17,7 +19,7 @@ from pyrep.storage.base import ReplicaClient
 from pyrep.storage.file import FileReplicaClient
 from pyrep.storage.layout import hex_ltx_path, ltx_path
 from pyrep.storage.memory import MemoryReplicaClient, MemoryStorage
-from pyrep.storage.registry import connect
+from pyrep.storage.registry import ReplicaSpec, connect
 from pyrep.storage.retry import RetryingClient
 
 pytest.register_assert_rewrite("conformance.suite")
@@ -116,6 +118,42 @@ class S3Backend:
         return f"{path}/{name}" if path else name
 
 
+class ObjectServer(Protocol):
+    """Run buckets whose replicas have the plain layout."""
+
+    def make_bucket(self) -> str: ...
+    def spec(self, bucket: str, path: str) -> ReplicaSpec: ...
+    def objects(self, bucket: str) -> dict[str, bytes]: ...
+    def plant(self, bucket: str, key: str, data: bytes) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass
+class ObjectBackend:
+    """Use a bucket of its own on a server that runs for the whole session."""
+
+    server: ObjectServer
+    clients: ExitStack
+
+    def __post_init__(self) -> None:
+        self.clients.callback(self.server.close)
+        self.bucket = self.server.make_bucket()
+
+    def client(self, path: str = "tenant") -> ReplicaClient:
+        client = connect(self.server.spec(self.bucket, path))
+        self.clients.callback(client.close)
+        return client
+
+    def objects(self) -> dict[str, bytes]:
+        return self.server.objects(self.bucket)
+
+    def plant(self, path: str, name: str, data: bytes) -> None:
+        self.server.plant(self.bucket, f"{path}/{name}", data)
+
+    def name(self, path: str, info: FileInfo) -> str:
+        return _ltx_name(path, info)
+
+
 BACKENDS: dict[str, Callable[[Path], suite.Backend]] = {
     "memory": lambda root: MemoryBackend(),
     "file": FileBackend,
@@ -180,6 +218,18 @@ def test_contract_on_openssh(
 ) -> None:
     with ExitStack() as stack:
         check(SFTPBackend(tmp_path / "replica", sftp_server, stack))
+
+
+@pytest.mark.gcs
+@pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
+def test_contract_on_fake_gcs(
+    gcs_server: GCSServer,
+    check: Callable[[suite.Backend], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server.host)
+    with ExitStack() as stack:
+        check(ObjectBackend(gcs_server, stack))
 
 
 def test_every_check_is_listed() -> None:

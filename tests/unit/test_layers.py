@@ -32,8 +32,12 @@ FENCES: dict[str, tuple[str, ...]] = {
     "yaml": ("config.load",),
     "apsw": ("sqlite", "catalog", "restore"),
     "botocore": ("storage.s3_session",),
-    "urllib3": ("storage.http", "storage.s3_bucket", "storage.s3_session"),
     "paramiko": ("storage.sftp_session",),
+    "google": ("storage.gcs_session",),
+    "urllib3": (
+        *("storage.gcs", "storage.gcs_session", "storage.http", "storage.objects"),
+        *("storage.s3_bucket", "storage.s3_session"),
+    ),
     "typing_extensions": (),
 }
 TYPES_ONLY = {"_typeshed"}

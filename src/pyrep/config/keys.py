@@ -256,7 +256,7 @@ TYPE_OPTIONS: Mapping[str, frozenset[str]] = {
         "s3": "access-key-id bucket concurrency endpoint force-path-style part-size region "
         "require-content-md5 secret-access-key sign-payload skip-verify sse-customer-algorithm "
         "sse-customer-key sse-customer-key-path sse-kms-key-id storage-class",
-        "gs": "bucket",
+        "gs": "bucket client-cert client-key endpoint root-cas skip-verify",
         "abs": "account-key account-name bucket endpoint sas-token",
         "sftp": "concurrent-writes host host-key insecure-host-key key-path password user",
         "webdav": "webdav-password webdav-url webdav-username",

@@ -25,16 +25,15 @@ from pyrep.errors import (
     ReplicaTemporaryError,
 )
 from pyrep.ltxfile import FileInfo
-from pyrep.storage.checks import check_range, file_not_found
+from pyrep.storage.checks import check_range
+from pyrep.storage.object_url import TLS
 
 __all__ = [
     "READ_BUFFER",
-    "TLS",
     "Answer",
     "BodyReader",
     "Connections",
     "body_length",
-    "file_not_found",
     "format_time",
     "network_error",
     "parse_time",
@@ -61,16 +60,6 @@ _TIME = re.compile(
 )
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)\Z", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class TLS:
-    """Say whom to trust (files of certificates; none: the system's) and who we are."""
-
-    root_cas: tuple[str, ...] = ()
-    client_cert: str = ""
-    client_key: str = ""
-    skip_verify: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +173,9 @@ class Connections:
         if workers is not None:
             workers.shutdown()
         for manager in managers:
+            # Forgetting a pool closes it only when nobody refers to it any more.
+            for pool in [manager.pools[key] for key in manager.pools.keys()]:  # noqa: SIM118
+                pool.close()
             manager.clear()
 
     def _route(self, base: str) -> tuple[urllib3.PoolManager, bool]:

@@ -17,6 +17,7 @@ from pyrep.errors import ConfigError
 from pyrep.storage.base import ReplicaClient
 from pyrep.storage.file import FileReplicaClient
 from pyrep.storage.host_url import parse_host_url
+from pyrep.storage.object_url import GCS_PARAMETERS, parse_object_url
 from pyrep.storage.retry import RetryingClient, RetryPolicy
 from pyrep.storage.s3_url import parse_s3_url
 from pyrep.storage.shared import Closeable, Shared
@@ -27,7 +28,6 @@ _IS_URL = re.compile(r"\w+://")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # Litestream's types that have no client here yet; each scheme with its type.
 _NOT_BUILT = {
-    "gs": "gs",
     "abs": "abs",
     "webdav": "webdav",
     "webdavs": "webdav",
@@ -79,6 +79,8 @@ def parse_url(url: str) -> ReplicaURL:
         return ReplicaURL(scheme, parse_s3_url(url).path)
     if scheme == "sftp":
         return ReplicaURL(scheme, parse_host_url(url).path)
+    if scheme == "gs":
+        return ReplicaURL(scheme, parse_object_url(scheme, url, parameters=GCS_PARAMETERS).path)
     if scheme in _NOT_BUILT:
         raise _not_built(_NOT_BUILT[scheme])
     raise ConfigError(f'unsupported replica URL scheme: "{scheme}"')
@@ -170,14 +172,29 @@ def _connect_sftp(spec: ReplicaSpec) -> ReplicaClient:
     )
 
 
+def _connect_gs(spec: ReplicaSpec) -> ReplicaClient:
+    """Build a client on the session of its endpoint."""
+    from pyrep.storage.gcs_config import gcs_settings
+
+    settings = gcs_settings(url=spec.url, path=spec.path, options=spec.options, environ=os.environ)
+    with _extra("gcs", kind="gs"):
+        from pyrep.storage.gcs import GCSBucket
+        from pyrep.storage.gcs_session import GCSSession
+        from pyrep.storage.objects import ObjectReplicaClient
+    key = ("gs", settings.account)
+    session = cast(GCSSession, _sessions.acquire(key, lambda: GCSSession(settings.account)))
+    bucket = GCSBucket(settings.bucket, session)
+    return ObjectReplicaClient(bucket, settings.path, release=lambda: _sessions.release(key))
+
+
 @contextlib.contextmanager
-def _extra(name: str) -> Iterator[None]:
+def _extra(name: str, *, kind: str = "") -> Iterator[None]:
     """Turn a package that is missing into an error that names what to install."""
     try:
         yield
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"replica type {name} needs the package {error.name}, which is not installed",
+            f"replica type {kind or name} needs the package {error.name}, which is not installed",
             hint=f"Install it with: pip install 'pyrep[{name}]'",
         ) from error
 
@@ -209,6 +226,7 @@ def _file_path(url: str) -> str:
 
 _factories: dict[str, Factory] = {
     "file": _connect_file,
+    "gs": _connect_gs,
     "s3": _connect_s3,
     "sftp": _connect_sftp,
 }

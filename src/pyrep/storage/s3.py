@@ -12,12 +12,17 @@ from pyrep.errors import ReplicaPermanentError, ReplicaTemporaryError
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo, parse_name
 from pyrep.storage.base import NO_TXID, Below, Capabilities
-from pyrep.storage.checks import IncomingFile, check_file, check_level, check_range
+from pyrep.storage.checks import (
+    IncomingFile,
+    check_file,
+    check_level,
+    check_range,
+    file_not_found,
+)
 from pyrep.storage.http import (
     READ_BUFFER,
     BodyReader,
     body_length,
-    file_not_found,
     format_time,
     parse_time,
     promised_length,
