@@ -25,6 +25,7 @@ __all__ = [
     "ReplicaExistsError",
     "ReplicaPermanentError",
     "ReplicaTemporaryError",
+    "ReplicaThrottledError",
     "ReplicationEndedError",
     "ShutdownInterruptedError",
     "StateLockedError",
@@ -136,6 +137,10 @@ class ReplicaError(PyrepError):
 
 class ReplicaTemporaryError(ReplicaError):
     """Say that the same call may succeed later."""
+
+
+class ReplicaThrottledError(ReplicaTemporaryError):
+    """Say that the storage wants to be asked less often."""
 
 
 class ReplicaPermanentError(ReplicaError):

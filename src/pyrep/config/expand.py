@@ -17,6 +17,7 @@ from pyrep.config.limits import check_limits
 from pyrep.config.model import Config, DatabaseConfig, ReplicaConfig, redact_url
 from pyrep.config.paths import compile_pattern, join_url
 from pyrep.errors import ConfigError, PyrepError
+from pyrep.storage.budget import Limits
 from pyrep.storage.layout import clean_replica_path, join_replica_path
 from pyrep.storage.registry import ReplicaSpec
 
@@ -315,7 +316,8 @@ def _beside(db_path: str) -> str:
 def _spec(replica: ReplicaConfig, relpath: str | None) -> ReplicaSpec:
     """Return the tenant's own replica: the configured one, joined with its relative path."""
     url = replica.url.reveal() if replica.url else None
-    spec = ReplicaSpec(type=replica.type, path=replica.path, url=url, options=replica.options)
+    limits = Limits(replica.requests_per_second, replica.bytes_per_second)
+    spec = ReplicaSpec(replica.type, replica.path, url, replica.options, limits)
     return spec if relpath is None else replica_below(spec, relpath)
 
 

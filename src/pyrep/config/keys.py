@@ -192,8 +192,8 @@ _COMMON_KEYS: Mapping[str, Key] = {
     "age": Key(_age),
     "compression": _unbuilt(choice("lz4", "zstd"), "pages are compressed with lz4", "lz4"),
     "compression-level": _unbuilt(as_int, "pages are compressed at the default level"),
-    "requests-per-second": _unbuilt(as_count, "requests are not limited"),
-    "bytes-per-second": _unbuilt(more_than(0, as_size), "bandwidth is not limited"),
+    "requests-per-second": Key(as_count),
+    "bytes-per-second": Key(more_than(0, as_size)),
 }
 REPLICA_KEYS: Mapping[str, Key] = {
     "type": Key(as_text),

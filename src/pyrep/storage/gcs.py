@@ -33,6 +33,7 @@ class GCSBucket:
     def __init__(self, bucket: str, session: GCSSession) -> None:
         self._requests = GCSRequests(bucket, session)
         self.where = self._requests.where
+        self.budget = session.budget
 
     def list_objects(self, prefix: str, after: str) -> Iterator[StoredObject]:
         """List the objects whose keys begin with ``prefix``, from ``after`` on."""

@@ -11,13 +11,15 @@ from pyrep.errors import (
     ReplicaExistsError,
     ReplicaPermanentError,
     ReplicaTemporaryError,
+    ReplicaThrottledError,
 )
+from pyrep.storage.budget import THROTTLING
 from pyrep.storage.gcs_session import GCSSession
 from pyrep.storage.http import Answer, read_answer, short_text
 
 __all__ = ["GCSRequests", "server_error"]
 
-_TEMPORARY_STATUS = frozenset((408, 409, 425, 429))
+_TEMPORARY_STATUS = frozenset((408, 409, 425))
 _TEMPORARY_REASONS = frozenset(("rateLimitExceeded", "userRateLimitExceeded", "backendError"))
 _ACCESS_HINT = "Check which account the credentials are of, and what it may do in the bucket."
 _BUCKET_HINT = "Create the bucket, or correct its name."
@@ -65,6 +67,8 @@ def server_error(where: str, op: str, answer: Answer) -> ReplicaError:
     if answer.status == 412:
         return ReplicaExistsError(f"{where}: the object is already there")
     message = f"{where}: cannot {op}: the storage answered {said}"
+    if answer.status in THROTTLING:
+        return ReplicaThrottledError(message)
     temporary = answer.status >= 500 or answer.status in _TEMPORARY_STATUS
     if temporary or reason in _TEMPORARY_REASONS:
         return ReplicaTemporaryError(message)

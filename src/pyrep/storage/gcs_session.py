@@ -15,8 +15,8 @@ import google.auth.transport.urllib3
 import urllib3
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
 
-from pyrep.clock import Clock, SystemClock
 from pyrep.errors import ReplicaPermanentError, ReplicaTemporaryError
+from pyrep.storage.budget import Budget
 from pyrep.storage.gcs_config import GCSAccount
 from pyrep.storage.http import Connections, short_text, split_origin, tls_context
 
@@ -34,11 +34,12 @@ _UNAUTHORIZED = 401
 class GCSSession:
     """Send authorized requests; safe for several threads."""
 
-    def __init__(self, account: GCSAccount, *, clock: Clock | None = None) -> None:
-        self.clock = clock if clock is not None else SystemClock()
+    def __init__(self, account: GCSAccount, budget: Budget) -> None:
+        self.budget = budget
+        budget.endpoint = account.endpoint or "gs"
         self._account = account
         context = tls_context(account.tls)
-        self._connections = Connections(lambda: {"ssl_context": context})
+        self._connections = Connections(lambda: {"ssl_context": context}, budget)
         self.workers = self._connections.workers
         # Held while credentials are found or renewed: all who come meanwhile need the result.
         self._lock = threading.Lock()
@@ -76,8 +77,9 @@ class GCSSession:
         return response
 
     def close(self) -> None:
-        """Close idle connections and end the threads."""
+        """Close idle connections, end the threads, log what was used."""
         self._connections.close()
+        self.budget.close()
 
     def _endpoint(self) -> str:
         if self._account.endpoint:

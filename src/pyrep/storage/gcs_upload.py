@@ -12,7 +12,6 @@ import logging
 import random
 import re
 import secrets
-import threading
 from collections.abc import Iterator, Mapping
 from itertools import repeat
 from urllib.parse import urlencode
@@ -79,7 +78,6 @@ class _Resumable:
         self._session_url = ""
         self._sent = 0
         self._md5 = _md5()
-        self._never = threading.Event()
 
     def run(
         self,
@@ -129,8 +127,8 @@ class _Resumable:
             except ReplicaTemporaryError:
                 unsure = True
                 failures += 1
-                clock, delay = self._requests.session.clock, _POLICY.delay(failures, rng)
-                if failures >= _POLICY.attempts or clock.wait(self._never, delay):
+                budget, delay = self._requests.session.budget, _POLICY.delay(failures, rng)
+                if failures >= _POLICY.attempts or budget.clock.wait(budget.stop, delay):
                     raise
             else:
                 failures = 0 if self._sent > before else failures

@@ -25,6 +25,7 @@ from pyrep.errors import (
     ReplicaTemporaryError,
 )
 from pyrep.ltxfile import FileInfo
+from pyrep.storage.budget import Budget
 from pyrep.storage.checks import check_range
 from pyrep.storage.object_url import TLS
 
@@ -101,12 +102,20 @@ def _load(field: str, path: str, load: Callable[[str], object]) -> None:
 class Connections:
     """Send requests over pooled connections, through the environment's proxies.
 
+    Each waits for its turn in the endpoint's budget, which also learns how the storage answers.
     Safe for several threads; nothing is connected before the first request.  ``settings`` are
     those of urllib3's pools, asked for when the first is made.
     """
 
-    def __init__(self, settings: Callable[[], dict[str, Any]], *, tls_hint: str = _TLS_HINT):
+    def __init__(
+        self,
+        settings: Callable[[], dict[str, Any]],
+        budget: Budget,
+        *,
+        tls_hint: str = _TLS_HINT,
+    ) -> None:
         self._settings = settings
+        self._budget = budget
         self._tls_hint = tls_hint
         self._timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)
         self._lock = threading.Lock()
@@ -123,15 +132,33 @@ class Connections:
         target: str,
         headers: Mapping[str, str],
         body: bytes = b"",
+        *,
+        urgent: bool = False,
     ) -> urllib3.BaseHTTPResponse:
         """Send a request; the answer, whatever its status, has its body still to read.
 
         ``base`` is scheme and host, ``target`` the encoded path with its query; ``op`` says in
-        words what is done, ``where`` to which object.
+        words what is done, ``where`` to which object.  An ``urgent`` one waits for no budget.
 
         :raises ReplicaTemporaryError: there was no answer
+        :raises ReplicaThrottledError: the storage wants a long pause
         :raises ReplicaPermanentError: the endpoint's certificate is not trusted, or it is none
         """
+        asked = self._budget.request(where, urgent=urgent)
+        answer = self._send(op, where, method, base, target, headers, body)
+        self._budget.answered(asked, answer.status, answer.headers)
+        return answer
+
+    def _send(
+        self,
+        op: str,
+        where: str,
+        method: str,
+        base: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes,
+    ) -> urllib3.BaseHTTPResponse:
         parts = urlsplit(base)
         try:
             manager, proxied = self._route(base)
@@ -140,7 +167,7 @@ class Connections:
             return pool.urlopen(
                 method,
                 base + target if proxied and parts.scheme == "http" else target,
-                body=body or None,
+                body=self._budget.body(where, body) if body else None,
                 headers=dict(headers),
                 retries=False,
                 redirect=False,
@@ -234,10 +261,13 @@ def read_answer(
 
 
 class BodyReader(io.RawIOBase):
-    """Read a promised number of bytes from a response that it owns."""
+    """Read a promised number of bytes from a response that it owns, as a budget allows."""
 
-    def __init__(self, response: urllib3.BaseHTTPResponse, where: str, length: int) -> None:
+    def __init__(
+        self, response: urllib3.BaseHTTPResponse, where: str, length: int, budget: Budget
+    ) -> None:
         super().__init__()
+        self._budget = budget
         self._response = response
         self._where = where
         self._left = length
@@ -257,6 +287,7 @@ class BodyReader(io.RawIOBase):
             raise ReplicaTemporaryError(
                 f"{self._where}: cannot read: the answer ended {self._left} bytes early"
             )
+        self._budget.spend(self._where, len(data))
         view[: len(data)] = data
         self._left -= len(data)
         return len(data)

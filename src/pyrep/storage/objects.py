@@ -15,6 +15,7 @@ from pyrep.errors import ReplicaPermanentError, ReplicaTemporaryError
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo, parse_name
 from pyrep.storage.base import NO_TXID, Below, Capabilities
+from pyrep.storage.budget import Budget
 from pyrep.storage.checks import (
     IncomingFile,
     check_file,
@@ -57,6 +58,10 @@ class ObjectStore(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """Return what the storage can do."""
+
+    @property
+    def budget(self) -> Budget:
+        """Return what the endpoint is given."""
 
     def where(self, key: str = "") -> str:
         """Return the name of an object, or of the bucket, for messages."""
@@ -140,7 +145,7 @@ class ObjectReplicaClient:
             return io.BytesIO()
         answer, response = self._store.read(key, offset, size)
         if response is not None:
-            return _stream(answer, response, where, info, offset, size)
+            return _stream(self._store.budget, answer, response, where, info, offset, size)
         if answer.status == _NOT_FOUND:
             raise file_not_found(where, info)
         if check_range(where, info, offset, size, self._size(info, key)) == 0:
@@ -250,6 +255,7 @@ def each(workers: ThreadPoolExecutor, call: Callable[[str], None], keys: Iterabl
 
 
 def _stream(
+    budget: Budget,
     answer: Answer,
     response: urllib3.BaseHTTPResponse,
     where: str,
@@ -262,4 +268,4 @@ def _stream(
     except BaseException:
         response.close()
         raise
-    return io.BufferedReader(BodyReader(response, where, length), READ_BUFFER)
+    return io.BufferedReader(BodyReader(response, where, length, budget), READ_BUFFER)

@@ -7,7 +7,7 @@ import os
 import posixpath
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -15,8 +15,10 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from pyrep.clock import Clock
 from pyrep.errors import ConfigError
 from pyrep.storage.base import ReplicaClient
+from pyrep.storage.budget import NO_LIMITS, Budget, Limits
 from pyrep.storage.file import FileReplicaClient
 from pyrep.storage.host_url import parse_host_url
+from pyrep.storage.limit import LimitedClient
 from pyrep.storage.object_url import GCS_PARAMETERS, parse_object_url
 from pyrep.storage.retry import RetryingClient, RetryPolicy
 from pyrep.storage.s3_url import parse_s3_url
@@ -40,13 +42,15 @@ _NOT_BUILT = {
 class ReplicaSpec:
     """Describe one tenant's replica: ``path`` or ``url``, and the keys of its type.
 
-    A ``url`` decides the type; else ``type`` does; else it is ``file``.
+    A ``url`` decides the type; else ``type`` does; else it is ``file``.  ``limits`` hold for all
+    who use the same endpoint with the same credential, together.
     """
 
     type: str = ""
     path: str = ""
     url: str | None = field(default=None, repr=False)
     options: Mapping[str, object] = field(default_factory=dict)
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,9 @@ class ReplicaURL:
     path: str
 
 
-Factory = Callable[[ReplicaSpec], ReplicaClient]
+# A client and all who share its endpoint and credential use one budget: the given one if they
+# are the first, who keep it with what else they share (by endpoint, credential and ``stop``).
+Factory = Callable[[ReplicaSpec, Budget], ReplicaClient]
 
 
 def is_url(text: str) -> bool:
@@ -95,7 +101,8 @@ def connect(
 ) -> ReplicaClient:
     """Build the client of a replica, wrapped so that it retries temporary failures.
 
-    Nothing is read or written yet.  ``stop`` ends waits between attempts.
+    Nothing is read or written yet.  ``stop`` ends all waits: between attempts, and for a turn
+    within the limits; only clients with the same ``stop`` share what an endpoint is given.
 
     :raises ConfigError: the replica cannot be built as configured
     """
@@ -105,7 +112,9 @@ def connect(
         if kind in _NOT_BUILT:
             raise _not_built(_NOT_BUILT[kind])
         raise ConfigError(f'unknown replica type in config: "{kind}"')
-    return RetryingClient(factory(spec), policy=policy, clock=clock, stop=stop)
+    stop = stop if stop is not None else _NEVER
+    client = factory(spec, Budget(clock=clock, stop=stop))
+    return RetryingClient(client, policy=policy, clock=clock, stop=stop)
 
 
 @contextlib.contextmanager
@@ -127,7 +136,7 @@ def _not_built(kind: str) -> ConfigError:
     )
 
 
-def _connect_file(spec: ReplicaSpec) -> ReplicaClient:
+def _connect_file(spec: ReplicaSpec, budget: Budget) -> ReplicaClient:
     if spec.url and spec.path:
         raise ConfigError("cannot specify url & path for file replica")
     if is_url(spec.path):
@@ -140,10 +149,22 @@ def _connect_file(spec: ReplicaSpec) -> ReplicaClient:
         raise ConfigError("file replica path required")
     if "\0" in path:
         raise ConfigError(f"file replica path has a NUL character: {path!r}")
-    return FileReplicaClient(path)
+    return _limited(FileReplicaClient(path), "file", "file", spec.limits, budget)
 
 
-def _connect_s3(spec: ReplicaSpec) -> ReplicaClient:
+def _limited(
+    client: ReplicaClient, endpoint: str, account: Hashable, limits: Limits, budget: Budget
+) -> ReplicaClient:
+    """Keep a client within limits that all of an account share; without any it is as it was."""
+    if limits == NO_LIMITS:
+        return client
+    key, budget.endpoint = (account, budget.stop), endpoint
+    shared = _budgets.acquire(key, lambda: budget)
+    shared.tighten(limits)
+    return LimitedClient(client, shared, release=lambda: _budgets.release(key))
+
+
+def _connect_s3(spec: ReplicaSpec, budget: Budget) -> ReplicaClient:
     """Build a client on the session of its endpoint and credential, loaded at the first use."""
     from pyrep.storage.s3 import S3ReplicaClient
     from pyrep.storage.s3_config import s3_settings
@@ -151,13 +172,13 @@ def _connect_s3(spec: ReplicaSpec) -> ReplicaClient:
 
     settings = s3_settings(url=spec.url, path=spec.path, options=spec.options, environ=os.environ)
     account = settings.account
-    session = _sessions.acquire(account, lambda: S3Session(account))
-    return S3ReplicaClient(
-        settings, cast(S3Session, session), release=lambda: _sessions.release(account)
-    )
+    key = (account, budget.stop)
+    session = cast(S3Session, _sessions.acquire(key, lambda: S3Session(account, budget)))
+    session.budget.tighten(spec.limits)
+    return S3ReplicaClient(settings, session, release=lambda: _sessions.release(key))
 
 
-def _connect_sftp(spec: ReplicaSpec) -> ReplicaClient:
+def _connect_sftp(spec: ReplicaSpec, budget: Budget) -> ReplicaClient:
     """Build a client on the connection of its server and user."""
     from pyrep.storage.sftp_config import sftp_settings
 
@@ -167,12 +188,13 @@ def _connect_sftp(spec: ReplicaSpec) -> ReplicaClient:
         from pyrep.storage.sftp_session import SFTPSession
     account = settings.account
     session = _sessions.acquire(account, lambda: SFTPSession(account))
-    return SFTPReplicaClient(
+    client = SFTPReplicaClient(
         settings, cast(SFTPSession, session), release=lambda: _sessions.release(account)
     )
+    return _limited(client, f"sftp://{account.host}", account, spec.limits, budget)
 
 
-def _connect_gs(spec: ReplicaSpec) -> ReplicaClient:
+def _connect_gs(spec: ReplicaSpec, budget: Budget) -> ReplicaClient:
     """Build a client on the session of its endpoint."""
     from pyrep.storage.gcs_config import gcs_settings
 
@@ -181,8 +203,10 @@ def _connect_gs(spec: ReplicaSpec) -> ReplicaClient:
         from pyrep.storage.gcs import GCSBucket
         from pyrep.storage.gcs_session import GCSSession
         from pyrep.storage.objects import ObjectReplicaClient
-    key = ("gs", settings.account)
-    session = cast(GCSSession, _sessions.acquire(key, lambda: GCSSession(settings.account)))
+    account = settings.account
+    key = ("gs", account, budget.stop)
+    session = cast(GCSSession, _sessions.acquire(key, lambda: GCSSession(account, budget)))
+    session.budget.tighten(spec.limits)
     bucket = GCSBucket(settings.bucket, session)
     return ObjectReplicaClient(bucket, settings.path, release=lambda: _sessions.release(key))
 
@@ -232,3 +256,5 @@ _factories: dict[str, Factory] = {
 }
 # What the clients of one endpoint and credential have in common, whatever its type.
 _sessions: Shared[Closeable] = Shared()
+_budgets: Shared[Budget] = Shared()
+_NEVER = threading.Event()

@@ -221,7 +221,8 @@ class S3ReplicaClient:
         except BaseException:
             response.close()
             raise
-        return io.BufferedReader(BodyReader(response, where, length), READ_BUFFER)
+        body = BodyReader(response, where, length, self._bucket.session.budget)
+        return io.BufferedReader(body, READ_BUFFER)
 
     def _size(self, info: FileInfo) -> int:
         key = self._key(info)

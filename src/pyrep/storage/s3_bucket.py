@@ -11,7 +11,13 @@ from dataclasses import dataclass, replace
 
 import urllib3
 
-from pyrep.errors import ReplicaPermanentError, ReplicaTemporaryError
+from pyrep.errors import (
+    ReplicaError,
+    ReplicaPermanentError,
+    ReplicaTemporaryError,
+    ReplicaThrottledError,
+)
+from pyrep.storage.budget import THROTTLING
 from pyrep.storage.http import read_answer, unreadable
 from pyrep.storage.s3_config import S3Settings
 from pyrep.storage.s3_errors import is_unsupported, refused, server_error
@@ -68,16 +74,29 @@ class S3Bucket:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
         accept: Sequence[int] = (),
+        urgent: bool = False,
     ) -> Answer:
         """Send a request and read its answer: a success (2xx) or a status in ``accept``.
 
+        An ``urgent`` one waits for no budget.
+
         :raises ReplicaError: any other answer, or none
         """
-        call = self._call(op, method, key, query, headers, body)
+        call = self._call(op, method, key, query, headers, body, urgent=urgent)
         answer = self._read(call, self.session.send(call))
         if answer.status // 100 == 2 or answer.status in accept:
             return answer
-        raise server_error(call.where, op, answer.status, answer.error)
+        raise self.failure(op, key, answer.status, answer.error)
+
+    def failure(self, op: str, key: str, status: int, error: ServerError) -> ReplicaError:
+        """Return the error for an answer that is no success."""
+        return self._noted(server_error(self.where(key), op, status, error), status)
+
+    def _noted(self, failure: ReplicaError, status: int) -> ReplicaError:
+        """Tell the budget that the storage is asked too often, if only the error says so."""
+        if isinstance(failure, ReplicaThrottledError) and status not in THROTTLING:
+            self.session.budget.throttled()
+        return failure
 
     def stream(
         self, op: str, key: str, headers: Mapping[str, str], accept: Sequence[int]
@@ -92,7 +111,7 @@ class S3Bucket:
             return Answer(response.status, response.headers, b""), response
         answer = self._read(call, response)
         if answer.status not in accept:
-            raise server_error(call.where, op, answer.status, answer.error)
+            raise self.failure(op, key, answer.status, answer.error)
         return answer, None
 
     def head(self, op: str, key: str) -> Answer | None:
@@ -189,7 +208,7 @@ class S3Bucket:
             raise unreadable(self.where(), "delete", error) from error
         for key, reason in result.errors.items():
             if reason.code != "NoSuchKey":
-                raise refused(self.where(key), "delete", reason)
+                raise self._noted(refused(self.where(key), "delete", reason), answer.status)
         missing = set(keys) - result.deleted - set(result.errors)
         if missing:
             raise ReplicaTemporaryError(
@@ -224,6 +243,8 @@ class S3Bucket:
         query: tuple[tuple[str, str], ...],
         headers: Mapping[str, str] | None,
         body: bytes,
+        *,
+        urgent: bool = False,
     ) -> Call:
         settings = self.settings
         return Call(
@@ -237,6 +258,7 @@ class S3Bucket:
             body,
             settings.path_style,
             settings.sign_payload,
+            urgent,
         )
 
     def _read(self, call: Call, response: urllib3.BaseHTTPResponse) -> Answer:

@@ -7,7 +7,9 @@ from pyrep.errors import (
     ReplicaExistsError,
     ReplicaPermanentError,
     ReplicaTemporaryError,
+    ReplicaThrottledError,
 )
+from pyrep.storage.budget import THROTTLING
 from pyrep.storage.s3_xml import ServerError
 
 __all__ = ["is_unsupported", "refused", "server_error"]
@@ -16,12 +18,18 @@ __all__ = ["is_unsupported", "refused", "server_error"]
 _TEMPORARY_CODES = frozenset(
     (
         *("BadDigest", "ConditionalRequestConflict", "ExpiredToken", "IncompleteBody"),
-        *("InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown"),
-        *("Throttling", "ThrottlingException", "TokenRefreshRequired", "TooManyRequests"),
-        *("XAmzContentSHA256Mismatch", "RequestLimitExceeded", "BandwidthLimitExceeded"),
+        *("InternalError", "OperationAborted", "RequestTimeout"),
+        *("TokenRefreshRequired", "XAmzContentSHA256Mismatch"),
     )
 )
-_TEMPORARY_STATUS = frozenset((307, 408, 409, 425, 429))
+_TEMPORARY_STATUS = frozenset((307, 408, 409, 425))
+# What says that there are too many requests, with whatever status.
+_THROTTLING_CODES = frozenset(
+    (
+        *("BandwidthLimitExceeded", "RequestLimitExceeded", "ServiceUnavailable", "SlowDown"),
+        *("Throttling", "ThrottlingException", "TooManyRequests"),
+    )
+)
 _NOT_IMPLEMENTED = 501
 _HINTS = {
     "NoSuchBucket": "Create the bucket, or correct its name.",
@@ -44,6 +52,8 @@ def server_error(where: str, op: str, status: int, error: ServerError) -> Replic
     message = f"{where}: cannot {op}: the storage answered {reason}"
     if status == 412:
         return ReplicaExistsError(f"{where}: the object is already there")
+    if status in THROTTLING or error.code in _THROTTLING_CODES:
+        return ReplicaThrottledError(message)
     temporary = status >= 500 and status != _NOT_IMPLEMENTED
     if status == 400 and not error.code:
         temporary = True  # as an expired token is told where the answer has no body (HEAD)
@@ -56,5 +66,7 @@ def server_error(where: str, op: str, status: int, error: ServerError) -> Replic
 def refused(where: str, op: str, error: ServerError) -> ReplicaError:
     """Return the error for one object of a batch, which has a code and no status."""
     message = f"{where}: cannot {op}: the storage answered {error}"
+    if error.code in _THROTTLING_CODES:
+        return ReplicaThrottledError(message)
     kind = ReplicaTemporaryError if error.code in _TEMPORARY_CODES else ReplicaPermanentError
     return kind(message)

@@ -24,8 +24,8 @@ from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError
 from botocore.httpsession import get_cert_path
 
-from pyrep.clock import Clock, SystemClock
 from pyrep.errors import ReplicaPermanentError, ReplicaTemporaryError
+from pyrep.storage.budget import Budget
 from pyrep.storage.http import Connections
 from pyrep.storage.s3_config import S3Account
 
@@ -43,7 +43,10 @@ _UNSIGNED = Config(s3={"payload_signing_enabled": False})
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Describe a request: ``op`` says in words what it does, ``where`` to which object."""
+    """Describe a request: ``op`` says in words what it does, ``where`` to which object.
+
+    An ``urgent`` one waits for no budget.
+    """
 
     op: str
     where: str
@@ -55,6 +58,7 @@ class Call:
     body: bytes = b""
     path_style: bool = False
     sign_payload: bool = True
+    urgent: bool = False
 
 
 class Facts:
@@ -68,16 +72,17 @@ class Facts:
 
 
 class S3Session:
-    """Send signed requests; safe for several threads."""
+    """Send signed requests, each in its turn; safe for several threads."""
 
-    def __init__(self, account: S3Account, *, clock: Clock | None = None) -> None:
-        self.clock = clock if clock is not None else SystemClock()
+    def __init__(self, account: S3Account, budget: Budget) -> None:
+        self.budget = budget
+        budget.endpoint = account.endpoint or "aws"
         self.facts = Facts()
         self._account = account
         # Held while the provider chain is asked: all who come meanwhile need its answer.
         self._credentials_lock = threading.Lock()
         self._credentials: Credentials | None = None  # guarded by _credentials_lock
-        self._connections = Connections(self._pool_settings, tls_hint=_TLS_HINT)
+        self._connections = Connections(self._pool_settings, budget, tls_hint=_TLS_HINT)
 
     @property
     def is_aws(self) -> bool:
@@ -92,6 +97,7 @@ class S3Session:
         """Sign and send a request; the answer, whatever its status, has its body still to read.
 
         :raises ReplicaTemporaryError: there was no answer
+        :raises ReplicaThrottledError: the storage wants a long pause
         :raises ReplicaPermanentError: no credentials, or the endpoint's certificate is not trusted
         """
         base, path = self._address(call)
@@ -113,14 +119,22 @@ class S3Session:
             self._credentials = None
 
     def close(self) -> None:
-        """Close idle connections and end the threads."""
+        """Close idle connections, end the threads, log what was used."""
         self._connections.close()
+        self.budget.close()
 
     def _send(
         self, call: Call, base: str, target: str, headers: dict[str, str]
     ) -> urllib3.BaseHTTPResponse:
         return self._connections.send(
-            call.op, call.where, call.method, base, target, headers, call.body
+            call.op,
+            call.where,
+            call.method,
+            base,
+            target,
+            headers,
+            call.body,
+            urgent=call.urgent,
         )
 
     def _signed(self, call: Call, url: str) -> dict[str, str]:

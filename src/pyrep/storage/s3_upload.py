@@ -20,7 +20,7 @@ from pyrep.storage.http import unreadable
 from pyrep.storage.parts import MAX_PARTS, file_parts, part_sizes
 from pyrep.storage.retry import RetryPolicy
 from pyrep.storage.s3_bucket import Answer, S3Bucket
-from pyrep.storage.s3_errors import is_unsupported, server_error
+from pyrep.storage.s3_errors import is_unsupported
 from pyrep.storage.s3_xml import complete_document, parse_error, parse_upload_id
 
 __all__ = ["upload"]
@@ -87,7 +87,7 @@ def _create(bucket: S3Bucket, key: str, headers: Mapping[str, str], body: bytes)
         _no_conditions(bucket)
         _put(bucket, key, headers, body)
     elif answer.status == 501:
-        raise server_error(bucket.where(key), "write", answer.status, answer.error)
+        raise bucket.failure("write", key, answer.status, answer.error)
     elif bucket.facts.conditional_put is None:
         _probe(bucket, key, conditional, body)
 
@@ -199,7 +199,7 @@ class _Multipart:
             except ReplicaTemporaryError:
                 failures += 1
                 delay = _PART_POLICY.delay(failures, rng)
-                clock = self._bucket.session.clock
+                clock = self._bucket.session.budget.clock
                 if failures >= _PART_POLICY.attempts or clock.wait(self._stop, delay):
                     raise
                 continue
@@ -227,7 +227,7 @@ class _Multipart:
             raise _exists(self._bucket, self._key)
         error = parse_error(answer.body)  # a server may find out after it has said 200
         if error is not None:
-            raise server_error(self._bucket.where(self._key), "write", 500, error)
+            raise self._bucket.failure("write", self._key, 500, error)
 
     def _abort(self) -> None:
         """Throw the parts away; what cannot be is told, since it costs money until it is."""
@@ -244,6 +244,7 @@ class _Multipart:
                 self._key,
                 query=(("uploadId", self._upload_id),),
                 accept=(404,),
+                urgent=True,
             )
         except ReplicaError as error:
             log.warning(

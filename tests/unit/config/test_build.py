@@ -252,8 +252,6 @@ def test_a_value_that_is_in_effect_anyway_gives_no_warning() -> None:
     [
         ("compression", "zstd", "not built yet; pages are compressed with lz4"),
         ("compression-level", "3", "not built yet; pages are compressed at the default level"),
-        ("requests-per-second", "10", "not built yet; requests are not limited"),
-        ("bytes-per-second", "1MiB", "not built yet; bandwidth is not limited"),
         ("validation-interval", "1h", "left over from Litestream 0.3; replicas are not validated"),
         ("name", "x", "left over from Litestream 0.3; a database has one replica"),
     ],

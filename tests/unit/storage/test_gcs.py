@@ -26,9 +26,11 @@ from pyrep.errors import (
     ReplicaExistsError,
     ReplicaPermanentError,
     ReplicaTemporaryError,
+    ReplicaThrottledError,
 )
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
+from pyrep.storage.budget import Budget
 from pyrep.storage.gcs import GCSBucket
 from pyrep.storage.gcs_config import gcs_settings
 from pyrep.storage.gcs_session import GCSSession
@@ -62,7 +64,7 @@ def make(server: ScriptedServer) -> Iterator[Make]:
             found = {"STORAGE_EMULATOR_HOST": server.endpoint} if environ is None else environ
             options = {"bucket": "bucket", "endpoint": server.endpoint}
             settings = gcs_settings(url=None, path=path, options=options, environ=found)
-            session = GCSSession(settings.account, clock=FakeClock())
+            session = GCSSession(settings.account, Budget(clock=FakeClock()))
             stack.callback(session.close)
             return ObjectReplicaClient(
                 GCSBucket(settings.bucket, session), settings.path, release=session.close
@@ -283,8 +285,8 @@ def test_a_missing_object_and_a_missing_bucket(server: ScriptedServer, make: Mak
     ("reply", "kind"),
     [
         (failure(500), ReplicaTemporaryError),
-        (failure(503, "backendError"), ReplicaTemporaryError),
-        (failure(429, "rateLimitExceeded"), ReplicaTemporaryError),
+        (failure(503, "backendError"), ReplicaThrottledError),
+        (failure(429, "rateLimitExceeded"), ReplicaThrottledError),
         (failure(403, "userRateLimitExceeded"), ReplicaTemporaryError),
         (failure(408), ReplicaTemporaryError),
         (Reply(drop=True), ReplicaTemporaryError),

@@ -135,7 +135,7 @@ def test_a_relative_path_is_taken_from_here(
 
 def test_another_type_can_be_registered_for_a_while() -> None:
     storage = MemoryStorage()
-    with registered("memory", lambda spec: MemoryReplicaClient(storage, spec.path)):
+    with registered("memory", lambda spec, _: MemoryReplicaClient(storage, spec.path)):
         assert connect(ReplicaSpec("memory", "a")).url == "memory://a"
         with pytest.raises(ConfigError, match="unsupported replica URL scheme"):
             connect(ReplicaSpec(url="memory://a"))
@@ -154,7 +154,7 @@ def test_clients_retry() -> None:
             raise ReplicaTemporaryError("once")
 
     policy = RetryPolicy(attempts=2, base=0.0)
-    with registered("memory", lambda spec: MemoryReplicaClient(faults=faults)):
+    with registered("memory", lambda spec, _: MemoryReplicaClient(faults=faults)):
         client = connect(ReplicaSpec("memory", "a"), policy=policy)
     assert list(client.list_ltx(0)) == []
     assert calls == ["list", "list"]

@@ -23,9 +23,11 @@ from pyrep.errors import (
     ReplicaExistsError,
     ReplicaPermanentError,
     ReplicaTemporaryError,
+    ReplicaThrottledError,
 )
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
+from pyrep.storage.budget import Budget
 from pyrep.storage.parts import part_sizes
 from pyrep.storage.registry import ReplicaSpec, connect
 from pyrep.storage.s3 import S3ReplicaClient
@@ -76,7 +78,7 @@ def make(server: ScriptedServer) -> Iterator[Make]:
             options |= {"access-key-id": "AKID", "secret-access-key": "geheim"}
             options |= {key.replace("_", "-"): value for key, value in keys.items()}
             settings = s3_settings(url=None, path="db", options=options, environ={})
-            session = S3Session(settings.account, clock=FakeClock())
+            session = S3Session(settings.account, Budget(clock=FakeClock()))
             stack.callback(session.close)
             return S3ReplicaClient(settings, session, release=lambda: None)
 
@@ -218,8 +220,9 @@ def test_a_range_past_the_end_is_cut_by_the_server_and_noticed(
 
 ANSWERS = [
     (Reply(500), ReplicaTemporaryError, "the storage answered 500"),
-    (error(503, "SlowDown", "less"), ReplicaTemporaryError, "503 SlowDown: less"),
-    (Reply(429), ReplicaTemporaryError, "429"),
+    (error(503, "SlowDown", "less"), ReplicaThrottledError, "503 SlowDown: less"),
+    (error(400, "Throttling", "less"), ReplicaThrottledError, "400 Throttling: less"),
+    (Reply(429), ReplicaThrottledError, "429"),
     (Reply(408), ReplicaTemporaryError, "408"),
     (error(400, "RequestTimeout"), ReplicaTemporaryError, "RequestTimeout"),
     (error(400, "ExpiredToken"), ReplicaTemporaryError, "ExpiredToken"),
@@ -499,7 +502,7 @@ def addressed(options: dict[str, object]) -> list[str]:
     """Return the URLs that the session of a replica would ask for an object and for the bucket."""
     keys = {"access-key-id": "a", "secret-access-key": "b", **options}
     settings = s3_settings(url=None, path="p q", options=keys, environ={})
-    session = S3Session(settings.account)
+    session = S3Session(settings.account, Budget())
     style = settings.path_style
     found = []
     for key in ("p q/0000/x", ""):
@@ -597,7 +600,7 @@ def test_without_credentials_the_error_says_where_to_put_them(
 def test_a_region_is_learned_from_an_answer() -> None:
     options = {"bucket": "bucket", "region": "us-east-1", "access-key-id": "a"}
     settings = s3_settings(url=None, path="", options=options, environ={})
-    session = S3Session(settings.account)
+    session = S3Session(settings.account, Budget())
     answer = HTTPResponse(headers={"x-amz-bucket-region": "eu-west-1"})
     assert session.learn_region("bucket", answer)
     assert not session.learn_region("bucket", answer)
