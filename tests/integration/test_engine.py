@@ -270,6 +270,32 @@ def test_two_writers_on_one_replica_path(rig: Rig, app: App, start_app, tmp_path
     other.close()
 
 
+def test_two_copies_of_one_tenant_on_one_replica_path(
+    rig: Rig, app: App, start_app, tmp_path: Path
+) -> None:
+    """A cloned machine has database, state and lineage: the first to meet the other is fenced."""
+    fill(app, 5)
+    rig.ship()
+    app.exit()
+    rig.restart()
+    twin_folder = tmp_path / "twin"
+    shutil.copytree(rig.db.parent, twin_folder / rig.db.parent.name)
+    twin = Rig(twin_folder, client=rig.client)
+    apps = [start_app(one.db) for one in (rig, twin)]
+    for one in (rig, twin):
+        one.tenant.survey()
+    fill(apps[0], 1)
+    rig.ship()
+    fill(apps[1], 2)
+    with pytest.raises(FencedError, match="with a copy of this database") as caught:
+        twin.ship()
+    assert f"lineage {rig.tenant.node_id:016x}" in str(caught.value)
+    fill(apps[0], 1)
+    rig.ship()
+    rig.expect_equal()
+    twin.close()
+
+
 def test_spool_limits_let_the_wal_go_and_recover(tmp_path: Path, start_app) -> None:
     for own, common in ((40_000, 10**9), (10**9, 40_000)):
         spool = Spool(common)

@@ -18,7 +18,16 @@ from pyrep.restore.plan import chain_head, gaps
 from pyrep.storage.base import ReplicaClient
 from pyrep.tenant.position import SyncState
 
-__all__ = ["Action", "Remote", "Verdict", "describe_writer", "judge", "listing", "survey"]
+__all__ = [
+    "Action",
+    "Remote",
+    "Verdict",
+    "describe_twin",
+    "describe_writer",
+    "judge",
+    "listing",
+    "survey",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +134,17 @@ def _is_staged(staged: Sequence[Header], txid: int, remote: Header) -> bool:
 
 def describe_writer(header: Header) -> str:
     """Say whose file this is, for the error of a fenced tenant."""
-    when = from_ms(header.timestamp_ms).isoformat(timespec="seconds")
+    return f"another writer's files are on the replica ({_whose(header)})"
+
+
+def describe_twin(header: Header) -> str:
+    """Say whose file this is if it has our own lineage and we have not written it."""
     return (
-        f"another writer's files are on the replica (lineage {header.node_id:016x}, newest "
-        f"txid {TXID(header.max_txid)} of {when})"
+        "another pyrep process, with a copy of this database, writes to the same replica "
+        f"({_whose(header)})"
     )
+
+
+def _whose(header: Header) -> str:
+    when = from_ms(header.timestamp_ms).isoformat(timespec="seconds")
+    return f"lineage {header.node_id:016x}, newest txid {TXID(header.max_txid)} of {when}"

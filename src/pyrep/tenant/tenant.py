@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pyrep import compactor
-from pyrep.clock import Clock
+from pyrep.clock import Clock, to_ms
 from pyrep.config.expand import TenantSpec
 from pyrep.errors import (
     DatabaseBusyError,
@@ -76,6 +76,7 @@ class Tenant:
         self._known = False
         self._loaded = False
         self._surveyed = False
+        self._late_ms = 0  # the newest time that a late put of a run before the survey can have
         self._parked: tuple[Fingerprint | None, tuple[int, int, int] | None] | None = None
         self._error = ""
         self._degraded = False
@@ -213,6 +214,7 @@ class Tenant:
         """
         if not os.path.lexists(self.spec.db_path):
             raise DatabaseNotReadyError(f"{self.name}: database file does not exist")
+        asked_ms = to_ms(self._clock.now())
         files = lineage.listing(self._client)
         remote = lineage.survey(self._client, files)
         merged = max((info.max_txid for info in files if info.level == 1), default=TXID(0))
@@ -221,6 +223,7 @@ class Tenant:
             if state.fenced:
                 raise FencedError(f"{self.name}: {state.fenced}", hint=fence_hint(self.name))
             self._take(remote, state, merged)
+            self._late_ms = max(asked_ms, self._state().timestamp_ms)
         if self._on_listed is not None:
             self._on_listed(self, files)
 
@@ -339,7 +342,7 @@ class Tenant:
             info = self._engine.queue[0]
         try:
             with self._folder.base() as base:
-                result = upload.put(self._client, base, info)
+                result = upload.put(self._client, base, info, late_ms=self._late_ms)
         except FileNotFoundError as error:
             with self._lock:
                 if self._is_next(info):
@@ -350,6 +353,8 @@ class Tenant:
         with self._lock:
             if not self._is_next(info):
                 return True  # a reset came between
+            if info.level == 0:
+                self._late_ms = 0  # only the first number of a run can have been another's
             if result.outcome is upload.Outcome.FENCED:
                 self._engine.fence(result.text)
                 raise FencedError(f"{self.name}: {result.text}", hint=fence_hint(self.name))

@@ -15,7 +15,7 @@ from pyrep.ids import TXID, lock_pgno
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.base import ReplicaClient
 from pyrep.storage.file_link import StableFile
-from pyrep.tenant.lineage import describe_writer
+from pyrep.tenant.lineage import describe_twin, describe_writer
 from pyrep.tenant.pages import StagedPages
 from pyrep.tenant.statedir import staged_name
 
@@ -42,10 +42,11 @@ class PutResult:
     found: StagedPages | None = None
 
 
-def put(client: ReplicaClient, base: Path, info: FileInfo) -> PutResult:
+def put(client: ReplicaClient, base: Path, info: FileInfo, *, late_ms: int = 0) -> PutResult:
     """Upload one staged file, create-only; returns when the storage said yes.
 
-    A name that is taken is ours only if its content is.
+    A name that is taken is ours only if its content is, or if it may be a put of a killed run
+    that arrived late: no newer than ``late_ms``, milliseconds since the epoch.
     """
     path = base / staged_name(info)
     try:
@@ -54,11 +55,11 @@ def put(client: ReplicaClient, base: Path, info: FileInfo) -> PutResult:
                 info.level, info.min_txid, info.max_txid, source, create_only=True
             )
     except ReplicaExistsError:
-        return _compare(client, path, info)
+        return _compare(client, path, info, late_ms)
     return PutResult(Outcome.STORED, stored)
 
 
-def _compare(client: ReplicaClient, path: Path, info: FileInfo) -> PutResult:
+def _compare(client: ReplicaClient, path: Path, info: FileInfo, late_ms: int) -> PutResult:
     """Find out whose the object under our name is; both are read as streams."""
     there = _remote_info(client, info)
     if _same_bytes(client, there, path):
@@ -76,10 +77,10 @@ def _compare(client: ReplicaClient, path: Path, info: FileInfo) -> PutResult:
     same_base = other.pre_checksum == mine.pre_checksum
     if same_base and other.post_checksum == mine.post_checksum and mine.post_checksum:
         return PutResult(Outcome.STORED, there)
-    if same_base:
+    if same_base and other.timestamp_ms <= late_ms:
         with client.open_ltx(there) as source:
             return PutResult(Outcome.SUPERSEDED, there, found=staged_pages(source, there.size))
-    return PutResult(Outcome.FENCED, there, describe_writer(other))
+    return PutResult(Outcome.FENCED, there, describe_twin(other))
 
 
 def _first_bytes(path: Path) -> bytes:
