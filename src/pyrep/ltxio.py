@@ -135,6 +135,11 @@ class _Batch:
             yield (numbers[start] - 1) * size, self.pages[start * size : stop * size]
             start = stop
 
+    def extent(self, count: int) -> tuple[int, int]:
+        """Return the offset in a database file and the length of where ``count`` pages lie."""
+        first, last = self.pgnos[0], self.pgnos[count - 1]
+        return (first - 1) * self.page_size, (last + 1 - first) * self.page_size
+
 
 class _Reader:
     """Decode one stream from its beginning to its end."""
@@ -333,6 +338,8 @@ class _Spans:
                 count, done = _decode_some(window, part, batch)
                 self._growth.add(batch.pgnos, count)
                 _write_pages(self._fd, batch, count, self._op)
+                if count:  # what is large is written back on the way: the sync at the end is short
+                    osfs.start_writeback(self._fd, *batch.extent(count))
                 if done or (not count and not window.fill()):
                     raise _cut_off(self.header)
         return part

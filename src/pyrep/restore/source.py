@@ -157,10 +157,9 @@ class ObjectReader(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         filled = 0
         while filled < len(view) and self._at < self._end:
-            data = self._next(min(len(view) - filled, self._end - self._at))
-            view[filled : filled + len(data)] = data
-            filled += len(data)
-            self._at += len(data)
+            count = self._next(view[filled : filled + self._end - self._at])
+            filled += count
+            self._at += count
         if self._at == self._end and self._whole:
             self._check_end()
         return filled
@@ -170,22 +169,22 @@ class ObjectReader(io.RawIOBase):
         self._drop()
         super().close()
 
-    def _next(self, size: int) -> bytes:
-        """Return 1 to ``size`` bytes, or none after a failure that may be tried again."""
+    def _next(self, view: memoryview) -> int:
+        """Read 1 byte or more, up to all that fit; none after a failure that may be tried again."""
         if self._source.cancel.is_set():
             raise ShutdownInterruptedError(f"{self._name}: reading was interrupted")
         try:
-            data = self._opened().read(size)
+            count = _read_some(self._opened(), view)
         except ReplicaTemporaryError as error:
             self._pause(error)
-            return b""
-        if not data:
+            return 0
+        if not count:
             total = f"the object ends after {self._at} of {self._info.size} listed bytes"
             self._pause(self._source.corrupt(self._info, total))
-            return b""
+            return 0
         self._failures = 0
-        self._source.on_bytes(len(data))
-        return data
+        self._source.on_bytes(count)
+        return count
 
     def _opened(self) -> BinaryIO:
         if self._stream is None:
@@ -221,3 +220,12 @@ class ObjectReader(io.RawIOBase):
     @property
     def _name(self) -> str:
         return self._source.name(self._info)
+
+
+def _read_some(stream: BinaryIO, view: memoryview) -> int:
+    """Read from a stream, without a copy where it is a plain buffer; 0 at its end."""
+    if type(stream) is io.BufferedReader:
+        return stream.readinto(view)
+    data = stream.read(len(view))
+    view[: len(data)] = data
+    return len(data)
