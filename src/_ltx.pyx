@@ -23,6 +23,7 @@ __all__ = [
     "FLAG_ZSTD",
     "HEADER_SIZE",
     "PAGE_FLAG_SIZE",
+    "PAGE_FLAG_ZSTD",
     "PAGE_HEADER_SIZE",
     "TRAILER_SIZE",
     "Decoder",
@@ -36,6 +37,7 @@ HEADER_SIZE = LTX_HEADER_BYTES
 PAGE_HEADER_SIZE = LTX_PAGE_HEADER_BYTES
 TRAILER_SIZE = LTX_TRAILER_BYTES
 PAGE_FLAG_SIZE = LTX_PAGE_FLAG_SIZE
+PAGE_FLAG_ZSTD = LTX_PAGE_FLAG_ZSTD
 FLAG_NO_CHECKSUM = 0x2
 FLAG_ZSTD = 0x100
 
@@ -43,6 +45,7 @@ cdef enum:  # literals only: Cython's overflow checks cannot evaluate expression
     MAGIC = 0x4C545831  # "LTX1"
     PYREP_MAGIC = 0x50595231  # "PYR1"
     NO_CHECKSUM = 0x2
+    ZSTD = 0x100
     KNOWN_FLAGS = 0x102
     MERGE_WINDOWS_BYTES = 16777216  # of all inputs
     MERGE_WINDOW_BYTES = 262144  # of one
@@ -78,6 +81,7 @@ cdef dict _MESSAGES = {
     LTX_E_FILE_CHECKSUM: "file checksum mismatch (stored {detail:016x})",
     LTX_E_ROLLING: "post-apply checksum mismatch",
     LTX_E_COMPRESS: "liblz4 refused page {pgno}",
+    LTX_E_ZSTD: "broken zstd frame of page {pgno}",
     LTX_E_WAL_SHORT: "the wal ends before the frame of page {pgno}",
     LTX_E_WAL_PGNO: "the wal was overwritten: a frame of page {detail} where page {pgno} was",
     LTX_E_WAL_SALTS: "the wal was overwritten: other salts at the frame of page {pgno}",
@@ -95,6 +99,11 @@ cdef object _error(int status, ltx_run *run, object kind, str op, Header header,
     text = _MESSAGES[status].format(
         pgno=run.bad_pgno, last=run.last_pgno, commit=run.commit, detail=run.detail
     )
+    if status == LTX_E_ZSTD:
+        failure = _zstd_failure(run)
+        if not isinstance(failure, ValueError):
+            return failure
+        text = f"{text}: {failure}"
     if status in _WAL_STATUSES:
         return WALError(text, hint="Map the wal again and encode from the start.")
     if status in _CHECKSUM_STATUSES:
@@ -115,6 +124,9 @@ cdef bint _valid_page_size(uint32_t page_size) noexcept nogil:
 
 
 include "ltx_header.pxi"
+
+
+include "ltx_zstd.pxi"
 
 
 cdef int _init_run(ltx_run *run, Header header, bint tracks) except -1:

@@ -23,6 +23,7 @@
 #define LTX_TRAILER_BYTES 16
 #define LTX_TAIL_BYTES 24 /* index size and trailer */
 #define LTX_PAGE_FLAG_SIZE 1
+#define LTX_PAGE_FLAG_ZSTD 2
 #define LTX_CHECKSUM_FLAG 0x8000000000000000ULL
 #define LTX_VARINT_BYTES 10
 #define LTX_ENTRY_BYTES (3 * LTX_VARINT_BYTES)
@@ -56,6 +57,7 @@ enum {
     LTX_E_WAL_SALTS = -22,
     LTX_E_IO = -23,
     LTX_E_MEMORY = -24,
+    LTX_E_ZSTD = -25,
 };
 
 typedef uint64_t (*ltx_crc)(uint64_t crc, const uint8_t *data, size_t size);
@@ -65,8 +67,19 @@ typedef struct {
     uint64_t part[16][16];
 } ltx_shift;
 
+/* Where zstd frames are made and read: outside of this core, by calls that take the GIL. */
+typedef struct {
+    void *object; /* NULL: no frame may be a zstd one */
+    int packs;    /* what is written is zstd */
+    int (*compress)(void *object, const uint8_t *page, size_t page_size, uint8_t *out, size_t room,
+        size_t *size);
+    int (*decompress)(
+        void *object, const uint8_t *frame, size_t size, uint8_t *page, size_t page_size);
+} ltx_zstd;
+
 typedef struct {
     ltx_crc crc64;
+    ltx_zstd zstd;
     ltx_shift by_page;
     uint32_t page_size, commit, lock_pgno, bound; /* bound: largest LZ4 block of a page */
     int snapshot;
@@ -259,6 +272,12 @@ static int ltx_measure_legacy(ltx_run *run, const uint8_t *src, size_t avail, si
     return place > avail ? LTX_MORE : LTX_OK;
 }
 
+static inline int ltx_known_flags(const ltx_run *run, uint32_t flags)
+{
+    return flags == 0 || flags == LTX_PAGE_FLAG_SIZE
+        || (flags == (LTX_PAGE_FLAG_SIZE | LTX_PAGE_FLAG_ZSTD) && run->zstd.object != NULL);
+}
+
 /* Look at the next frame, of which `avail` bytes are there: OK (whole), MORE, DONE (the
  * terminator) or an error. */
 static int ltx_measure(ltx_run *run, const uint8_t *src, size_t avail, ltx_frame *frame)
@@ -272,7 +291,7 @@ static int ltx_measure(ltx_run *run, const uint8_t *src, size_t avail, ltx_frame
         return LTX_DONE;
     int status = ltx_check_pgno(run, frame->pgno);
     run->detail = frame->flags;
-    if (status == LTX_OK && frame->flags & ~(uint32_t)LTX_PAGE_FLAG_SIZE)
+    if (status == LTX_OK && !ltx_known_flags(run, frame->flags))
         status = LTX_E_FLAGS;
     if (status != LTX_OK)
         return status;
@@ -317,28 +336,47 @@ static int ltx_decode_page(const ltx_run *run, LZ4F_dctx **context, const uint8_
     if (frame->flags == 0)
         return ltx_decode_legacy(run, context, src + LTX_PAGE_HEADER_BYTES,
             frame->size - LTX_PAGE_HEADER_BYTES, page);
+    if (frame->flags & LTX_PAGE_FLAG_ZSTD)
+        return run->zstd.decompress(run->zstd.object, src + LTX_SIZED_HEADER_BYTES,
+            frame->size - LTX_SIZED_HEADER_BYTES, page, run->page_size);
     int got = LZ4_decompress_safe((const char *)src + LTX_SIZED_HEADER_BYTES, (char *)page,
         (int)(frame->size - LTX_SIZED_HEADER_BYTES), (int)run->page_size);
     return got == (int)run->page_size ? LTX_OK : LTX_E_BLOCK;
+}
+
+/* Compress a page to `out`, which has `run->bound` bytes of room. */
+static int ltx_pack(ltx_run *run, void *state, const uint8_t *page, uint8_t *out, size_t *size)
+{
+    if (run->zstd.packs)
+        return run->zstd.compress(
+            run->zstd.object, page, run->page_size, out, run->bound, size);
+    int got = LZ4_compress_fast_extState(state, (const char *)page, (char *)out,
+        (int)run->page_size, (int)run->bound, 1);
+    *size = (size_t)got;
+    return got > 0 ? LTX_OK : LTX_E_COMPRESS;
+}
+
+static inline uint32_t ltx_written_flags(const ltx_run *run)
+{
+    return LTX_PAGE_FLAG_SIZE | (run->zstd.packs ? LTX_PAGE_FLAG_ZSTD : 0u);
 }
 
 /* Write the frame of a page to `out` (ltx_max_write bytes of room). */
 static int ltx_encode_page(
     ltx_run *run, void *state, uint32_t pgno, const uint8_t *page, uint8_t *out, ltx_frame *frame)
 {
+    size_t size = 0;
     int status = ltx_check_pgno(run, pgno);
+    if (status == LTX_OK)
+        status = ltx_pack(run, state, page, out + LTX_SIZED_HEADER_BYTES, &size);
     if (status != LTX_OK)
         return status;
-    int size = LZ4_compress_fast_extState(state, (const char *)page,
-        (char *)out + LTX_SIZED_HEADER_BYTES, (int)run->page_size, (int)run->bound, 1);
-    if (size <= 0)
-        return LTX_E_COMPRESS;
     frame->pgno = pgno;
-    frame->flags = LTX_PAGE_FLAG_SIZE;
-    frame->size = LTX_SIZED_HEADER_BYTES + (size_t)size;
+    frame->flags = ltx_written_flags(run);
+    frame->size = LTX_SIZED_HEADER_BYTES + size;
     ltx_put32(out, pgno);
     out[4] = 0;
-    out[5] = LTX_PAGE_FLAG_SIZE;
+    out[5] = (uint8_t)frame->flags;
     ltx_put32(out + LTX_PAGE_HEADER_BYTES, (uint32_t)size);
     return LTX_OK;
 }

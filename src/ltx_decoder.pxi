@@ -26,6 +26,7 @@ cdef class Decoder:
     cdef ltx_tail _tail
     cdef LZ4F_dctx *_legacy
     cdef Header _header
+    cdef _Zstd _zstd
     cdef int _state
     cdef uint64_t _start_offset
     cdef uint32_t _start_pgno
@@ -38,6 +39,9 @@ cdef class Decoder:
         if header.commit == 0:
             raise LTXCorruptError("a database of zero pages", op="decode")
         _init_run(&self._run, header, header.min_txid == 1 and not header.flags & NO_CHECKSUM)
+        if header.flags & ZSTD:
+            self._zstd = _Zstd(header.page_size)
+            self._zstd.serve(&self._run, False)
         self._start_offset = LTX_HEADER_BYTES
         self._start_pgno = 0
 

@@ -1,4 +1,5 @@
-cdef int _init_encoder(ltx_encoder *encoder, Header header) except -1:
+cdef _Zstd _init_encoder(ltx_encoder *encoder, Header header, object zstd_level):
+    """Return what compresses the pages, if that is not liblz4: the caller keeps it."""
     if header.commit == 0:
         raise LTXError("a database of zero pages cannot be stored", op="encode")
     if not header.flags & NO_CHECKSUM:
@@ -9,7 +10,11 @@ cdef int _init_encoder(ltx_encoder *encoder, Header header) except -1:
     encoder.state = malloc(<size_t>LZ4_sizeofState())
     if encoder.state == NULL:
         raise MemoryError()
-    return 0
+    if not header.flags & ZSTD:
+        return None
+    zstd = _Zstd(header.page_size, zstd_level)
+    zstd.serve(&encoder.run, True)
+    return zstd
 
 
 cdef void _free_encoder(ltx_encoder *encoder) noexcept:
@@ -75,7 +80,8 @@ cdef class Encoder:
     buffer, then what ``index`` gives piece by piece (optional), then the tail that ``finish``
     returns, and writes the header last.  ``part`` encodes some of the pages beside others;
     ``join`` puts its account into the whole, whose bytes are the same either way.  After an error
-    the file must be thrown away.
+    the file must be thrown away.  A header with ``FLAG_ZSTD`` has the pages compressed with
+    zstd, at ``zstd_level`` (None: the default).
 
     :raises LTXError: the header's commit is zero, or it asks for rolling checksums
     """
@@ -84,12 +90,15 @@ cdef class Encoder:
     cdef Header _header
     cdef int _state
     cdef uint32_t _start_pgno
+    cdef _Zstd _zstd
+    cdef object _zstd_level
 
-    def __cinit__(self, Header header not None):
+    def __cinit__(self, Header header not None, *, zstd_level=None):
         memset(&self._encoder, 0, sizeof(ltx_encoder))
         self._header = Header.parse(header.pack())
         self._start_pgno = 0
-        _init_encoder(&self._encoder, header)
+        self._zstd_level = zstd_level
+        self._zstd = _init_encoder(&self._encoder, header, zstd_level)
 
     def __dealloc__(self):
         _free_encoder(&self._encoder)
@@ -111,7 +120,7 @@ cdef class Encoder:
 
     def part(self, uint32_t last_pgno) -> Encoder:
         """Return an encoder of pages of the same file, those after page ``last_pgno``."""
-        cdef Encoder encoder = Encoder(self._header)
+        cdef Encoder encoder = Encoder(self._header, zstd_level=self._zstd_level)
         encoder._encoder.run.last_pgno = last_pgno
         encoder._start_pgno = last_pgno
         return encoder

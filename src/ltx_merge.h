@@ -1,7 +1,7 @@
 /* LTX merge: several files, read in windows, joined by page number; the newest file wins.
  *
  * Every frame of every input is decoded, for its checksum; the compressed block that wins is
- * copied as it is.  Only a page stored as an LZ4 frame (old files) is compressed again.
+ * copied as it is, unless the output is compressed in another way.
  */
 #ifndef PYREP_LTX_MERGE_H
 #define PYREP_LTX_MERGE_H
@@ -147,7 +147,7 @@ static int ltx_merge_write(ltx_merger *merger, ltx_frame frame, uint64_t crc, co
     uint8_t *out, size_t *used)
 {
     int status;
-    if (frame.flags & LTX_PAGE_FLAG_SIZE) {
+    if (frame.flags == ltx_written_flags(&merger->out.run)) {
         status = ltx_check_pgno(&merger->out.run, frame.pgno);
         if (status == LTX_OK)
             memcpy(out + *used, src, frame.size);

@@ -28,7 +28,7 @@ cdef int _check_follows(Header before, Header after) except -1:
     return 0
 
 
-cdef Header _merged_header(list headers):
+cdef Header _merged_header(list headers, bint zstd):
     """Return the header of the merged file; WAL fields are zero, what differs is unknown."""
     first, last = <Header>headers[0], <Header>headers[len(headers) - 1]
     node_ids = {(<Header>header).node_id for header in headers}
@@ -38,7 +38,7 @@ cdef Header _merged_header(list headers):
         min_txid=first.min_txid,
         max_txid=last.max_txid,
         timestamp_ms=last.timestamp_ms,
-        flags=last.flags | NO_CHECKSUM,
+        flags=NO_CHECKSUM | (ZSTD if zstd else 0),
         node_id=last.node_id if len(node_ids) == 1 else 0,
         is_pyrep=any((<Header>header).is_pyrep for header in headers),
         pre_checksum=first.pre_checksum,
@@ -50,8 +50,9 @@ cdef Header _merged_header(list headers):
 cdef class Merger:
     """Merge LTX files that follow each other into one; the newest version of a page wins.
 
-    ``fds`` are open files, the oldest first, of ``sizes`` bytes.  Compressed pages are copied as
-    they are; every input is verified as a Decoder does.  Output is taken like an Encoder's:
+    ``fds`` are open files, the oldest first, of ``sizes`` bytes.  The output is LZ4, or zstd with a
+    ``zstd_level``; pages that are compressed so are copied as they are, others are compressed
+    anew; every input is verified as a Decoder does.  Output is taken like an Encoder's:
     ``pages_into`` until it returns 0, ``index`` (optional), ``finish``.  The result has what
     applying the files one by one would leave, so a page that any later file cut off is dropped.
     ``names`` are what errors call the inputs.
@@ -64,17 +65,18 @@ cdef class Merger:
     cdef list _headers
     cdef Header _header
     cdef list _names
+    cdef list _zstds
     cdef int _state
 
-    def __cinit__(self, fds, sizes, names=()):
+    def __cinit__(self, fds, sizes, names=(), *, zstd_level=None):
         memset(&self._merger, 0, sizeof(ltx_merger))
         self._headers = []
         self._names = list(names) + [""] * (len(fds) - len(names))
         if not fds or len(fds) != len(sizes):
             raise LTXError("at least one input file is required, each with its size", op="merge")
         self._read_headers(fds)
-        self._header = _merged_header(self._headers)
-        _init_encoder(&self._merger.out, self._header)
+        self._header = _merged_header(self._headers, zstd_level is not None)
+        self._zstds = [_init_encoder(&self._merger.out, self._header, zstd_level)]
         self._open_inputs(fds, sizes)
 
     def __dealloc__(self):
@@ -113,12 +115,20 @@ cdef class Merger:
             _init_run(
                 &item.run, header, header.min_txid == 1 and not header.flags & NO_CHECKSUM
             )
+            if header.flags & ZSTD:
+                self._serve(&item.run)
             item.fd = fds[i]
             item.size = sizes[i]
             keep = min(keep, header.commit)
             item.keep = keep
             self._merger.failed = i
             self._check(ltx_input_open(item, window))
+        return 0
+
+    cdef int _serve(self, ltx_run *run) except -1:
+        zstd = _Zstd(run.page_size)
+        zstd.serve(run, False)
+        self._zstds.append(zstd)
         return 0
 
     cdef int _check(self, int status) except -1:

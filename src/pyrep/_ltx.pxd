@@ -17,6 +17,7 @@ cdef extern from "ltx_core.h" nogil:
         LTX_PAGE_HEADER_BYTES
         LTX_TRAILER_BYTES
         LTX_PAGE_FLAG_SIZE
+        LTX_PAGE_FLAG_ZSTD
         LTX_ENTRY_BYTES
         LTX_OK
         LTX_MORE
@@ -45,10 +46,20 @@ cdef extern from "ltx_core.h" nogil:
         LTX_E_WAL_SALTS
         LTX_E_IO
         LTX_E_MEMORY
+        LTX_E_ZSTD
 
     ctypedef uint64_t (*ltx_crc)(uint64_t, const uint8_t *, size_t) noexcept nogil
 
+    ctypedef struct ltx_zstd:
+        void *object
+        bint packs
+        int (*compress)(
+            void *, const uint8_t *, size_t, uint8_t *, size_t, size_t *
+        ) noexcept nogil
+        int (*decompress)(void *, const uint8_t *, size_t, uint8_t *, size_t) noexcept nogil
+
     ctypedef struct ltx_run:
+        ltx_zstd zstd
         uint32_t page_size, commit, lock_pgno
         bint snapshot, tracks
         uint64_t offset, pages

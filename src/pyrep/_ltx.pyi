@@ -8,6 +8,7 @@ __all__ = [
     "FLAG_ZSTD",
     "HEADER_SIZE",
     "PAGE_FLAG_SIZE",
+    "PAGE_FLAG_ZSTD",
     "PAGE_HEADER_SIZE",
     "TRAILER_SIZE",
     "Decoder",
@@ -21,6 +22,7 @@ FLAG_NO_CHECKSUM: int
 FLAG_ZSTD: int
 HEADER_SIZE: int
 PAGE_FLAG_SIZE: int
+PAGE_FLAG_ZSTD: int
 PAGE_HEADER_SIZE: int
 TRAILER_SIZE: int
 
@@ -81,7 +83,7 @@ class Header:
 
 @final
 class Encoder:
-    def __new__(cls, header: Header) -> Encoder: ...
+    def __new__(cls, header: Header, *, zstd_level: int | None = None) -> Encoder: ...
     @property
     def offset(self) -> int: ...
     @property
@@ -137,7 +139,12 @@ class IndexScan:
 @final
 class Merger:
     def __new__(
-        cls, fds: Sequence[int], sizes: Sequence[int], names: Sequence[str] = ()
+        cls,
+        fds: Sequence[int],
+        sizes: Sequence[int],
+        names: Sequence[str] = (),
+        *,
+        zstd_level: int | None = None,
     ) -> Merger: ...
     @property
     def header(self) -> Header: ...

@@ -84,12 +84,14 @@ def compact(
     inputs: Sequence[FileInfo],
     level: int,
     like: os.stat_result | None,
+    *,
+    zstd_level: int | None = None,
 ) -> FileInfo:
     """Merge ``inputs`` and store the result at ``level``; return what is there now.
 
-    A page size that changes among the inputs ends the merge before it.  An existing valid file
-    of the same range counts as written.  A staged file that is damaged is deleted, and the
-    replica's is taken.
+    It is compressed with LZ4, or zstd where there is a ``zstd_level``.  A page size that changes
+    among the inputs ends the merge before it.  An existing valid file of the same range counts
+    as written.  A staged file that is damaged is deleted, and the replica's is taken.
 
     :raises LTXCorruptError: an input on the replica is damaged; ``path`` names it
     :raises LTXNotFoundError: an input is not on the replica any more
@@ -99,11 +101,11 @@ def compact(
     """
     with folder.base() as base:
         try:
-            return _compact(client, base, inputs, level, like)
+            return _compact(client, base, inputs, level, like, zstd_level)
         except LTXCorruptError as error:
             if not _drop_staged(base, inputs, error.path):
                 raise
-        return _compact(client, base, inputs, level, like)
+        return _compact(client, base, inputs, level, like, zstd_level)
 
 
 def _compact(
@@ -112,6 +114,7 @@ def _compact(
     inputs: Sequence[FileInfo],
     level: int,
     like: os.stat_result | None,
+    zstd_level: int | None,
 ) -> FileInfo:
     with contextlib.ExitStack() as stack:
         opened = [
@@ -124,6 +127,7 @@ def _compact(
             out,
             op="compact",
             names=[item.info.name for item in merged],
+            zstd_level=zstd_level,
         )
         low, high = merged[0].info.min_txid, merged[-1].info.max_txid
         with open(f"/proc/self/fd/{out}", "rb") as source:

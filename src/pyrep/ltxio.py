@@ -379,17 +379,24 @@ def apply_parallel(
 
 
 def merge(
-    sources: Sequence[int], fd: int, *, op: str = "merge", names: Sequence[str] = ()
+    sources: Sequence[int],
+    fd: int,
+    *,
+    op: str = "merge",
+    names: Sequence[str] = (),
+    zstd_level: int | None = None,
 ) -> tuple[Header, int]:
     """Merge LTX files, the oldest first, into the empty file ``fd``.
 
-    ``sources`` are descriptors of local files, ``names`` what errors call them.  Every input is
+    ``sources`` are descriptors of local files, ``names`` what errors call them.  With a
+    ``zstd_level`` the merged file is zstd, else LZ4, whatever the inputs are.  Every input is
     verified.  Returns the header and the size in bytes of the merged file.
 
     :raises LTXGapError: the files do not follow each other
     :raises LTXCorruptError: one of them breaks the format or a checksum
     """
-    merger = Merger(sources, [os.fstat(source).st_size for source in sources], names)
+    sizes = [os.fstat(source).st_size for source in sources]
+    merger = Merger(sources, sizes, names, zstd_level=zstd_level)
     chunk = memoryview(bytearray(CHUNK_BYTES))
     written = HEADER_SIZE
     for step in (merger.pages_into, merger.index):

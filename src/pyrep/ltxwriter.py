@@ -103,14 +103,16 @@ class LTXWriter:
     """Write one LTX file to an open, empty file.
 
     The header goes in last, so a file that was not finished is never taken for one.  After an
-    error the file must be thrown away.
+    error the file must be thrown away.  ``zstd_level`` is for headers with ``FLAG_ZSTD``.
     """
 
-    def __init__(self, fd: int, header: Header, op: str = "stage") -> None:
+    def __init__(
+        self, fd: int, header: Header, op: str = "stage", *, zstd_level: int | None = None
+    ) -> None:
         self._fd = fd
         self._op = op
         self._page_size = header.page_size
-        self._encoder = Encoder(header)
+        self._encoder = Encoder(header, zstd_level=zstd_level)
         self._frame = self._encoder.max_frame_size()
         self._chunk = memoryview(bytearray())
         self._used = 0

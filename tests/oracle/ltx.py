@@ -6,10 +6,13 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import zstandard
+
 from oracle import lz4
 from oracle.crc64 import FLAG, crc64, rolling_checksum
 
 NO_CHECKSUM = 0x2
+ZSTD = 0x100
 _HEADER = struct.Struct(">4sIIIQQqQqqIIQ")
 
 
@@ -72,6 +75,11 @@ def page_frame(pgno: int, block: bytes) -> bytes:
     return struct.pack(">IHI", pgno, 1, len(block)) + block
 
 
+def zstd_frame(pgno: int, frame: bytes) -> bytes:
+    """Return a page frame that is a zstd one."""
+    return struct.pack(">IHI", pgno, 3, len(frame)) + frame
+
+
 def legacy_frame(pgno: int, lz4_frame: bytes) -> bytes:
     """Return a page frame of old files."""
     return struct.pack(">IH", pgno, 0) + lz4_frame
@@ -82,8 +90,9 @@ def encode(
     compress: Callable[[bytes], bytes] = lz4.literal_block,
     *,
     legacy: frozenset[int] = frozenset(),
+    zstd: frozenset[int] = frozenset(),
 ) -> bytes:
-    """Return the file's bytes; pages in ``legacy`` are stored as LZ4 frames."""
+    """Return the file's bytes; pages in ``legacy`` are LZ4 frames, those in ``zstd`` zstd ones."""
     out = bytearray(ltx.header())
     logical = bytearray(out)
     index = bytearray()
@@ -92,7 +101,10 @@ def encode(
             frame = legacy_frame(pgno, lz4.frame(page))
             logical += frame[:6] + page
         else:
-            frame = page_frame(pgno, compress(page))
+            if pgno in zstd:
+                frame = zstd_frame(pgno, zstandard.ZstdCompressor().compress(page))
+            else:
+                frame = page_frame(pgno, compress(page))
             logical += frame[:10] + page
         index += uvarint(pgno) + uvarint(len(out)) + uvarint(len(frame))
         out += frame
@@ -102,14 +114,17 @@ def encode(
     return bytes(out) + tail + struct.pack(">Q", checksum)
 
 
-def _take_page(data: bytes, place: int, page_size: int) -> tuple[int, int, bytes]:
+def _take_page(data: bytes, place: int, page_size: int, *, zstd: bool) -> tuple[int, int, bytes]:
     """Return the frame's end, how much of it counts for the checksum, and the page."""
     flags, size = struct.unpack_from(">HI", data, place + 4)
-    if flags != 1:
+    if flags not in ((1, 3) if zstd else (1,)):
         raise LTXOracleError("flags")
     block = data[place + 10 : place + 10 + size]
     if len(block) != size:
         raise LTXOracleError("cut off")
+    if flags == 3:
+        page = zstandard.ZstdDecompressor().decompress(block, allow_extra_data=False)
+        return place + 10 + size, 10, page
     try:
         return place + 10 + size, 10, lz4.decompress_block(block, page_size)
     except lz4.LZ4Error as error:
@@ -146,7 +161,8 @@ def decode(data: bytes) -> LTX:
             raise LTXOracleError("cut off")
         (pgno,) = struct.unpack_from(">I", data, place)
         _check_next(ltx, pgno, last)
-        end, head, page = _take_page(data, place, ltx.page_size)
+        zstd = bool(ltx.flags & ZSTD)
+        end, head, page = _take_page(data, place, ltx.page_size, zstd=zstd)
         index += uvarint(pgno) + uvarint(place) + uvarint(end - place)
         logical += data[place : place + head] + page
         pages[pgno] = page

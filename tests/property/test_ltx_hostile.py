@@ -6,6 +6,7 @@ import io
 import os
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from fixtures import effort
 from fixtures.ltxspec import encode, page, snapshot
 from oracle import ltx as oracle
 from oracle.crc64 import FLAG, crc64
-from oracle.ltx import LTX
+from oracle.ltx import LTX, NO_CHECKSUM, ZSTD
 from pyrep import ltxio
 from pyrep.errors import LTXCorruptError, LTXError
 
@@ -26,6 +27,12 @@ FILES: dict[str, bytes] = {
     "increment": oracle.encode(LTX(512, 9, {2: page(2, 512), 7: page(7, 512)})),
     "old": oracle.encode(LTX(512, 9, {2: page(2, 512), 7: page(7, 512)}), legacy=frozenset({2})),
     "empty": oracle.encode(LTX(1024, 3)),
+    "zstd": encode(replace(snapshot(512, 4), flags=NO_CHECKSUM | ZSTD)),
+    "mixed": oracle.encode(
+        LTX(512, 9, {n: page(n, 512) for n in (2, 3, 7)}, flags=NO_CHECKSUM | ZSTD),
+        zstd=frozenset({3}),
+        legacy=frozenset({7}),
+    ),
     "ours": encode(LTX(1024, 3, {3: page(3, 1024)}, reserved=b"PYR1" + bytes(16))),
 }
 

@@ -16,7 +16,17 @@ from fixtures.sources import Module, modules
 # compacts through the compactor, which works in the tenant's state directory.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "ids", "units", "clock", "log"),
-    ("_checksum", "_wal", "_ltx", "osfs", "ltxfile", "ltxgrowth", "ltxwriter", "ltxio"),
+    (
+        "zstdpages",
+        "_checksum",
+        "_wal",
+        "_ltx",
+        "osfs",
+        "ltxfile",
+        "ltxgrowth",
+        "ltxwriter",
+        "ltxio",
+    ),
     ("sqlite", "storage", "watch", "schedule", "catalog", "config"),
     ("restore.plan", "retention", "tenant.statedir", "compactor", "tenant", "restore", "verify"),
     ("store",),
@@ -39,6 +49,7 @@ FENCES: dict[str, tuple[str, ...]] = {
         *("storage.s3_bucket", "storage.s3_session"),
     ),
     "typing_extensions": (),
+    "zstandard": ("zstdpages",),
 }
 TYPES_ONLY = {"_typeshed"}
 

@@ -35,6 +35,7 @@ from pyrep.config.paths import compile_pattern, expand_path
 from pyrep.config.values import Block, Node, Notes, Place, Scalar, is_null, line_hint
 from pyrep.errors import ConfigError
 from pyrep.storage.registry import is_url, parse_url
+from pyrep.zstdpages import DEFAULT_LEVEL
 
 __all__ = ["build_config"]
 
@@ -236,6 +237,7 @@ def _replica(
     path = str(own.get("path", ""))
     _check_required(kind, text, values, index, is_dir=is_dir)
     fields: dict[str, Any] = {_field(key): values[key] for key in _REPLICA_FIELDS if key in values}
+    fields["compression_level"] = _compression_level(own, values, place)
     return ReplicaConfig(
         type=kind,
         path=expand_path(path) if kind == "file" and not text else path,
@@ -243,6 +245,23 @@ def _replica(
         options={key: values[key] for key in sorted(known & values.keys())},
         **fields,
     )
+
+
+def _compression_level(
+    own: Mapping[str, object], values: Mapping[str, object], place: Place
+) -> int | None:
+    """Return the level of zstd, None for LZ4, which has none."""
+    key = "compression-level"
+    if values.get("compression") == "zstd":
+        level: int = _as(values.get(key, DEFAULT_LEVEL), int)
+        return level
+    if key in own:
+        raise ConfigError(
+            "lz4 has no levels",
+            field=place.at(key).field,
+            hint="Set 'compression: zstd' beside it, or remove the key.",
+        )
+    return None
 
 
 def _foreign_option(key: str, kind: str, node: Node, place: Place) -> ConfigError:

@@ -37,6 +37,7 @@ from pyrep.config.values import (
 )
 from pyrep.errors import ConfigError
 from pyrep.log import FORMATS, parse_level
+from pyrep.zstdpages import LEVELS
 
 __all__ = [
     "DATABASE_KEYS",
@@ -159,6 +160,13 @@ def _age(node: Node, place: Place) -> None:
         )
 
 
+def _zstd_level(node: Node, place: Place) -> int:
+    value = as_int(node, place)
+    if value not in LEVELS:
+        raise refuse(f"must be from {LEVELS[0]} to {LEVELS[-1]}", node, place)
+    return value
+
+
 def _nodes(node: Node, place: Place) -> tuple[Node, ...]:
     if isinstance(node, Scalar | Block):
         raise refuse("must be a list", node, place)
@@ -190,8 +198,8 @@ _COMMON_KEYS: Mapping[str, Key] = {
         as_bool, "a broken or missing local state is always replaced by a comparison of all pages"
     ),
     "age": Key(_age),
-    "compression": _unbuilt(choice("lz4", "zstd"), "pages are compressed with lz4", "lz4"),
-    "compression-level": _unbuilt(as_int, "pages are compressed at the default level"),
+    "compression": Key(choice("lz4", "zstd")),
+    "compression-level": Key(_zstd_level),
     "requests-per-second": Key(as_count),
     "bytes-per-second": Key(more_than(0, as_size)),
 }

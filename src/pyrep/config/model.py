@@ -111,6 +111,11 @@ class ReplicaConfig:
     bytes_per_second: int | None = None
     options: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def zstd_level(self) -> int | None:
+        """Return the level for zstd, None if pages are compressed with LZ4."""
+        return self.compression_level if self.compression == "zstd" else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotConfig:

@@ -50,6 +50,7 @@ class Capture:
     ``limit`` is how many bytes may still be staged, ``like`` the database file's status (owner
     and mode of what is created), ``timestamp_ms`` the time for the next file.  A database without
     WAL is read in short transactions: ``hold`` around each window of ``window_pages``.
+    With a ``zstd_level`` snapshots are compressed with zstd; level 0 is always LZ4.
     """
 
     att: Attachment
@@ -61,6 +62,7 @@ class Capture:
     limit: int
     hold: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     window_pages: int = WINDOW_PAGES
+    zstd_level: int | None = None
 
     # --- a range of the WAL ---
 
@@ -257,6 +259,7 @@ class Capture:
         new = txid > self.state.txid
         offset, size, view = wal
         salts = view.salts if size else (0, 0)
+        zstd = snapshot_of and self.zstd_level is not None
         return _ltx.Header(
             page_size=page_size,
             commit=commit,
@@ -268,6 +271,7 @@ class Capture:
             wal_salt1=salts[0],
             wal_salt2=salts[1],
             node_id=self.state.node_id,
+            flags=_ltx.FLAG_NO_CHECKSUM | (_ltx.FLAG_ZSTD if zstd else 0),
         )
 
     def _write(self, header: _ltx.Header, pgnos: array[int], offsets: array[int]) -> StagedPages:
@@ -294,7 +298,7 @@ class Capture:
         name = staged_name(FileInfo(level, TXID(header.min_txid), TXID(header.max_txid)))
         pgnos, crcs = array("I"), array("Q")
         with create_file(self.base, name + ".tmp", "stage", self.like) as fd:
-            writer = LTXWriter(fd, header, op="stage")
+            writer = LTXWriter(fd, header, op="stage", zstd_level=self.zstd_level)
             for window in windows:
                 offsets = array("q", (source.fresh.get(pgno, _FROM_FILE) for pgno in window))
                 with self.hold():

@@ -348,6 +348,7 @@ class Engine:
                 session.att.stat(),
                 to_ms(self.clock.now()),
                 left,
+                zstd_level=self.spec.settings.replica.zstd_level,
             )
             if session.rollback:
                 capture.hold = session.att.short_read

@@ -399,7 +399,10 @@ class Tenant:
             self._folder.create(like)
             with self._lock:
                 self._own()
-            info = compactor.compact(self._client, self._folder, inputs, level, like)
+            zstd_level = self.spec.settings.replica.zstd_level
+            info = compactor.compact(
+                self._client, self._folder, inputs, level, like, zstd_level=zstd_level
+            )
             if level == 1:
                 self._release(info.max_txid)
         except OSError as error:

@@ -250,8 +250,6 @@ def test_a_value_that_is_in_effect_anyway_gives_no_warning() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "policy"),
     [
-        ("compression", "zstd", "not built yet; pages are compressed with lz4"),
-        ("compression-level", "3", "not built yet; pages are compressed at the default level"),
         ("validation-interval", "1h", "left over from Litestream 0.3; replicas are not validated"),
         ("name", "x", "left over from Litestream 0.3; a database has one replica"),
     ],
@@ -549,3 +547,42 @@ def test_every_field_of_the_model_can_be_set() -> None:
     assert plain - set(GLOBAL_KEYS) == {"source", "warnings"}
     replica = {field.name.replace("_", "-") for field in fields(ReplicaConfig)}
     assert replica - set(REPLICA_KEYS) == {"options"}
+
+
+# --- compression ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("replica", "top", "kind", "level"),
+    [
+        ("", "", "lz4", None),
+        ("compression: zstd", "", "zstd", 3),
+        ("compression: zstd, compression-level: 19", "", "zstd", 19),
+        ("", "compression: zstd\ncompression-level: 7", "zstd", 7),
+        ("compression-level: 5", "compression: zstd\ncompression-level: 7", "zstd", 5),
+        # A replica's own word wins, and the level at the top is not meant for it then.
+        ("compression: lz4", "compression: zstd\ncompression-level: 7", "lz4", None),
+    ],
+)
+def test_compression(replica: str, top: str, kind: str, level: int | None) -> None:
+    config = one(f"path: /x, replica: {{path: /r, {replica}}}", top)
+    (entry,) = config.dbs
+    assert (entry.replica.compression, entry.replica.compression_level) == (kind, level)
+    assert entry.replica.zstd_level == level
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("replica", "message"),
+    [
+        ("compression: gzip", "must be lz4 or zstd"),
+        ("compression: zstd, compression-level: 0", "must be from 1 to 22"),
+        ("compression: zstd, compression-level: 23", "must be from 1 to 22"),
+        ("compression: zstd, compression-level: fast", "must be an integer"),
+        ("compression-level: 3", "lz4 has no levels"),
+        ("compression: lz4, compression-level: 3", "lz4 has no levels"),
+    ],
+)
+def test_wrong_compression(replica: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        one(f"path: /x, replica: {{path: /r, {replica}}}")
