@@ -15,7 +15,7 @@ from pyrep.cli.flags import Command, Group
 from pyrep.cli.output import Terminated, say
 from pyrep.errors import PyrepError
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "main", "run"]
 
 # 128 + the signal's number, as a shell has it
 _INTERRUPTED = 130
@@ -41,6 +41,11 @@ cli = Group(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line of ``pyrep`` and return the exit code."""
+    return run(cli, argv)
+
+
+def run(program: Group, argv: Sequence[str] | None = None) -> int:
     """Run a command line and return the exit code; never raises and prints no traceback.
 
     Only when debugging (``PYREP_DEBUG=1`` or a log level below INFO) is the traceback of an
@@ -51,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     logging.raiseExceptions = bool(os.environ.get("PYREP_DEBUG"))
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
+        code = _run(program, list(sys.argv[1:] if argv is None else argv))
         if sys.stdout is not None:  # it is None where the caller closed it
             sys.stdout.flush()
         return code
@@ -66,15 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _TERMINATED if isinstance(error, Terminated) else _INTERRUPTED
 
 
-def _run(args: list[str]) -> int:
+def _run(program: Group, args: list[str]) -> int:
     """Run a command line; return the exit code of what it came to."""
     try:
-        with cli.make_context("pyrep", args) as context:
-            return int(cli.invoke(context) or 0)
+        with program.make_context(program.name, args) as context:
+            return int(program.invoke(context) or 0)
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        return _report_usage(error)
+        return _report_usage(program, error)
     except PyrepError as error:
         return _report(error)
     except BrokenPipeError:
@@ -91,11 +96,11 @@ def _report(error: PyrepError) -> int:
     return error.exit_code
 
 
-def _report_usage(error: click.ClickException) -> int:
+def _report_usage(program: Group, error: click.ClickException) -> int:
     say(f"Error: {error.format_message()}")
     context = getattr(error, "ctx", None)
-    command = context.command if context else cli
-    path = context.command_path if context else cli.name
+    command = context.command if context else program
+    path = context.command_path if context else program.name
     say(f"Try: {command.example if isinstance(command, Command) else f'{path} help'}")
     return error.exit_code
 

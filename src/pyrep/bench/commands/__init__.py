@@ -1,0 +1,3 @@
+"""One module for each command of ``pyrep-bench``."""
+
+__all__: list[str] = []

@@ -1,0 +1,212 @@
+"""``pyrep-bench``: what it makes is what was asked for, and validate sees what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fixtures.effort import wait_until
+from fixtures.host import Host
+from pyrep.bench.database import row_digest
+from pyrep.bench.journal import TABLE, read_journal, rows_of
+from pyrep.bench.main import main
+from pyrep.errors import DatabaseError
+
+
+def bench(*words: object) -> tuple[int, str]:
+    """Run ``pyrep-bench WORDS``; return its exit code and what it printed."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        code = main([str(word) for word in words])
+    return code, out.getvalue()
+
+
+def document(*words: object, code: int = 0) -> dict[str, object]:
+    """Run a command with ``-json``."""
+    found, text = bench(*words)
+    assert found == code, text
+    return dict(json.loads(text[text.index("{") :]))
+
+
+def test_tenants_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert bench("tenants", "-dir", tmp_path / name, "-count", "9", "-size", "20KB")[0] == 0
+    first = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.db"))
+    assert first == sorted(p.relative_to(tmp_path / "b") for p in (tmp_path / "b").rglob("*.db"))
+    assert len(first) == 9
+    assert len({len(path.parts) for path in first}) > 1
+    for path in first:
+        one = row_digest(tmp_path / "a" / path)
+        assert one == row_digest(tmp_path / "b" / path)
+        assert sum(count for count, _ in one.values()) > 0
+    assert bench("tenants", "-dir", tmp_path / "a", "-count", "9")[0] == 7
+
+
+def test_populate_reaches_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "one.db"
+    words = ["-target-size", "2MB", "-page-size", "1024", "-table-count", "3", "-index-ratio", "1"]
+    found = document("populate", "-db", path, *words, "-batch-size", "100", "-json")
+    assert 2_000_000 <= int(str(found["size"])) <= 3_000_000
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("pragma page_size").fetchone() == (1024,)
+        assert db.execute("pragma journal_mode").fetchone() == ("wal",)
+        names = [
+            name for (name,) in db.execute("select name from sqlite_master where type='index'")
+        ]
+    assert len(names) == 6
+    assert bench("populate", "-db", path)[0] == 7
+    assert bench("populate", "-db", tmp_path / "two.db", "-page-size", "1000")[0] == 2
+
+
+def test_load_writes_what_it_says_and_the_journal_knows_it(tmp_path: Path) -> None:
+    bench("tenants", "-dir", tmp_path / "t", "-count", "5", "-size", "10KB")
+    words = ["-dir", tmp_path / "t", "-write-rate", "300", "-workers", "2", "-read-ratio", "0.1"]
+    words += ["-duration", "1s", "-choice", "zipf", "-journal", tmp_path / "journal", "-json"]
+    first, second = document("load", *words), document("load", *words)
+    commits = list(read_journal(tmp_path / "journal"))
+    assert len(commits) == int(str(first["writes"])) + int(str(second["writes"]))
+    assert int(str(first["reads"])) > 0
+    assert first["errors"] == 0
+    by_path: dict[str, int] = {}
+    for path in (tmp_path / "t").rglob("*.db"):
+        mine = [each for each in commits if each.db == str(path)]
+        by_path[str(path)] = len(mine)
+        chains = rows_of(path)
+        assert sum(map(len, chains.values())) == len(mine)
+        assert all(chains[each.worker][each.number - 1] == each.digest for each in mine)
+    assert max(by_path.values()) > 2 * min(by_path.values()), "zipf prefers few"
+
+
+@pytest.mark.parametrize("pattern", ["constant", "burst", "random", "wave"])
+def test_every_pattern_does_about_the_rate(tmp_path: Path, pattern: str) -> None:
+    path = tmp_path / "one.db"
+    bench("populate", "-db", path, "-target-size", "50KB")
+    words = ["-write-rate", "50", "-duration", "2s", "-read-ratio", "0", "-pattern", pattern]
+    found = document("load", "-db", path, *words, "-json")
+    assert int(str(found["writes"])) > 20
+
+
+def test_a_changed_or_lost_row_shows(tmp_path: Path) -> None:
+    path = tmp_path / "one.db"
+    bench("populate", "-db", path, "-target-size", "50KB")
+    bench("load", "-db", path, "-write-rate", "200", "-duration", "500ms", "-read-ratio", "0")
+    assert len(rows_of(path)[0]) > 20
+    for sql in (
+        f"update {TABLE} set data = x'00' where number = 3",
+        f"delete from {TABLE} where number = 7",
+    ):
+        copy = tmp_path / "copy.db"
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.execute("pragma wal_checkpoint(truncate)")
+        shutil.copy(path, copy)
+        with contextlib.closing(sqlite3.connect(copy)) as db, db:
+            db.execute(sql)
+        with pytest.raises(DatabaseError, match="does not follow"):
+            rows_of(copy)
+
+
+def test_shrink_deletes_and_gives_back(tmp_path: Path) -> None:
+    path = tmp_path / "one.db"
+    bench("populate", "-db", path, "-target-size", "1MB")
+    bench("load", "-db", path, "-write-rate", "100", "-duration", "200ms", "-read-ratio", "0")
+    before, chains = row_digest(path), rows_of(path)
+    words = ["-vacuum", "-checkpoint", "-checkpoint-mode", "TRUNCATE", "-json"]
+    (found,) = document("shrink", "-db", path, *words)["databases"]  # type: ignore[misc]
+    share = found["rows_deleted"] / before["bench_0"][0]
+    assert 0.4 < share < 0.6
+    assert found["size"] < found["size_before"]
+    assert rows_of(path) == chains
+
+
+def test_a_load_ends_in_order_at_a_signal(tmp_path: Path) -> None:
+    path = tmp_path / "one.db"
+    bench("populate", "-db", path, "-target-size", "50KB")
+    words = ["load", "-db", str(path), "-duration", "1h", "-json", "-journal", str(tmp_path / "j")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "pyrep.bench", *words], stdout=subprocess.PIPE, text=True
+    ) as process:
+        wait_until(
+            lambda: (tmp_path / "j").exists() and (tmp_path / "j").stat().st_size > 0, "load"
+        )
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert json.loads(out)["writes"] == len(list(read_journal(tmp_path / "j")))
+
+
+def test_the_tools_of_the_readme_work_as_written(tmp_path: Path) -> None:
+    """Make tenants, replicate them, load them, stop, validate: now and at past times."""
+    with Host(tmp_path, replica={"sync-interval": "100ms"}) as host:
+        made = ["-dir", host.data, "-count", "12", "-size", "40KB"]
+        assert bench("tenants", *made)[0] == 0
+        host.start()
+        journal = tmp_path / "journal"
+        words = ["-dir", host.data, "-write-rate", "120", "-duration", "4s", "-journal", journal]
+        assert bench("load", *words)[0] == 0
+        assert host.stop() == 0
+        words = ["-source-dir", host.data, "-config", host.config, "-json"]
+        past = ["-journal", journal, "-samples", "2", "-slack", "3s"]
+        found = document("validate", *words, "-check-type", "full", *past)
+        assert found["failed"] == 0
+        assert found["databases"] == 12
+        assert found["checks"] == 12 * (4 + 2)
+        _damage(host, next(host.data.rglob("*.db")))
+        found = document("validate", *words, "-check-type", "rows", code=1)
+        assert found["failed"] == 1
+
+
+def _damage(host: Host, source: Path) -> None:
+    """Change a source behind the daemon's back: its replica is not equal any more."""
+    with contextlib.closing(sqlite3.connect(source)) as db, db:
+        db.execute("create table more (a)")
+
+
+def test_a_past_that_never_was_is_found(tmp_path: Path) -> None:
+    """A journal that tells of later commits than the replica has."""
+    with Host(tmp_path) as host:
+        path = host.data / "one.db"
+        bench("populate", "-db", path, "-target-size", "50KB")
+        host.start()
+        host.wait_shipped("one.db")
+        assert host.stop() == 0
+        journal = tmp_path / "journal"
+        bench("load", "-db", path, "-write-rate", "50", "-duration", "500ms", "-read-ratio", "0",
+              "-journal", journal)  # fmt: skip
+        moved = [json.loads(line) for line in journal.read_text().splitlines()]
+        with journal.open("w") as file:
+            for each in moved:
+                file.write(json.dumps(each | {"done": time.time(), "begun": time.time()}) + "\n")
+        words = ["-source-db", path, "-replica-url", f"file://{host.replica}/one.db", "-json"]
+        found = document("validate", *words, "-journal", journal, "-slack", "1us", code=1)
+        (problem, *_) = found["problems"]  # type: ignore[misc]
+        assert re.search(r"0 rows, \d+ were committed by then", problem["problem"])
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["load"], "either -db or -dir is required"),
+        (["load", "-db", "/nowhere.db"], "database does not exist"),
+        (["tenants"], "-dir is required"),
+        (["populate"], "-db is required"),
+        (["shrink", "-dir", "/nowhere"], "no file below /nowhere"),
+        (["validate", "-source-db", "x"], "either -config or -replica-url"),
+        (["load", "-rate", "1"], "flag provided but not defined: -rate"),
+    ],
+)
+def test_wrong_words_are_one_line(words: list[str], text: str) -> None:
+    code, out = bench(*words)
+    assert code in (2, 3)
+    assert text in out
+    assert "Traceback" not in out
