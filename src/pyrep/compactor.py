@@ -25,6 +25,7 @@ from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.restore.plan import gaps
 from pyrep.storage.base import ReplicaClient
+from pyrep.storage.reread import reread
 from pyrep.tenant.statedir import StateDir, create_file
 
 __all__ = ["MAX_INPUTS", "compact", "inputs_for"]
@@ -99,13 +100,17 @@ def compact(
     :raises ReplicaError: the storage failed
     :raises OSError: the temporary files could not be written
     """
-    with folder.base() as base:
+
+    def attempt() -> FileInfo:
         try:
             return _compact(client, base, inputs, level, like, zstd_level)
         except LTXCorruptError as error:
             if not _drop_staged(base, inputs, error.path):
                 raise
         return _compact(client, base, inputs, level, like, zstd_level)
+
+    with folder.base() as base:
+        return reread(attempt)
 
 
 def _compact(
@@ -210,12 +215,16 @@ def _drop_staged(base: Path, inputs: Sequence[FileInfo], name: str) -> bool:
     return False
 
 
+def _verify(client: ReplicaClient, info: FileInfo) -> None:
+    with client.open_ltx(info) as source:
+        ltxio.verify(source, name=info.name)
+
+
 def _existing(client: ReplicaClient, wanted: FileInfo) -> FileInfo:
     for info in client.list_ltx(wanted.level, wanted.min_txid):
         if (info.min_txid, info.max_txid) == (wanted.min_txid, wanted.max_txid):
             try:
-                with client.open_ltx(info) as source:
-                    ltxio.verify(source, name=info.name)
+                reread(lambda info=info: _verify(client, info))  # type: ignore[misc]
             except LTXCorruptError as error:
                 raise ReplicaPermanentError(
                     f"level {info.level} has a damaged file in the way: {error}",

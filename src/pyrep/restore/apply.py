@@ -35,9 +35,15 @@ class _Step:
 
 
 class Applier:
-    """Write the pages of a plan's files, in order, to one temporary file."""
+    """Write the pages of a plan's files, in order, to one temporary file.
 
-    def __init__(self, source: Source, temp: TempFile, threads: int) -> None:
+    ``verify``: small files are checked, and if need be read again, before they are applied.
+    """
+
+    def __init__(
+        self, source: Source, temp: TempFile, threads: int, *, verify: bool = False
+    ) -> None:
+        self._read = source.read_verified if verify else source.read
         self._source = source
         self._temp = temp
         self._threads = threads
@@ -49,7 +55,7 @@ class Applier:
 
     def read_ahead(self, info: FileInfo) -> bytes | None:
         """Return a small file's bytes for :meth:`apply`; None if it is to be streamed."""
-        return self._source.read(info) if info.size <= SMALL else None
+        return self._read(info) if info.size <= SMALL else None
 
     def apply(self, info: FileInfo, data: bytes | None) -> Header:
         """Verify a file (its bytes, or None to read it now) and write its pages.

@@ -18,7 +18,7 @@ from pathlib import Path
 from pyrep import osfs, sqlite
 from pyrep._ltx import Header
 from pyrep.clock import Clock, SystemClock
-from pyrep.errors import LTXGapError, LTXNotFoundError
+from pyrep.errors import LTXCorruptError, LTXGapError, LTXNotFoundError
 from pyrep.ids import TXID
 from pyrep.restore.apply import Applier
 from pyrep.restore.plan import Plan, plan
@@ -26,6 +26,7 @@ from pyrep.restore.proof import PageCRCs, check_integrity, check_mode, database_
 from pyrep.restore.source import Source, in_order, list_files
 from pyrep.restore.target import Ownership, Target, TempFile, describe_os_errors
 from pyrep.storage.base import ReplicaClient
+from pyrep.storage.reread import READS, reread
 
 __all__ = ["Progress", "RestoreOptions", "RestoreResult", "plan_restore", "restore"]
 
@@ -184,15 +185,42 @@ class _Job:
         options = self._options
         for _ in range(REPLANS):
             try:
-                return chosen, self._apply(chosen)
+                return chosen, self._apply_or_reread(chosen)
             except LTXNotFoundError as error:
                 _log.info("%s: planning again: %s", self._client.url, error)
-            with describe_os_errors(self._temp.path, "starting again"):
-                osfs.truncate("restore.truncate", self._temp.fd, 0)
+            self._empty()
             chosen = plan_restore(
                 self._client, txid=options.txid, timestamp_ms=options.timestamp_ms
             )
-        return chosen, self._apply(chosen)
+        return chosen, self._apply_or_reread(chosen)
+
+    def _apply_or_reread(self, chosen: Plan) -> Header:
+        """Apply the plan; if a file arrives damaged that is whole in the storage, begin anew.
+
+        Pages of a damaged file may have gone anywhere, so nothing that was written is kept.  From
+        then on small files are verified before they are applied.
+
+        :raises LTXCorruptError: a file is damaged in the storage
+        """
+        for attempt in range(READS - 1):
+            try:
+                return self._apply(chosen, verify=attempt > 0)
+            except LTXCorruptError as error:
+                self._look_again(chosen, error)
+            self._empty()
+        return self._apply(chosen, verify=True)
+
+    def _look_again(self, chosen: Plan, error: LTXCorruptError) -> None:
+        """Raise the error again unless the file that it names is whole by now."""
+        damaged = [info for info in chosen.files if self._source.name(info) == error.path]
+        if not damaged:
+            raise error
+        reread(lambda: self._source.verify(damaged[0]))
+        _log.info("%s: applying again: %s", self._client.url, error)
+
+    def _empty(self) -> None:
+        with describe_os_errors(self._temp.path, "starting again"):
+            osfs.truncate("restore.truncate", self._temp.fd, 0)
 
     def prove(self, chosen: Plan, header: Header) -> tuple[int, bool]:
         """Return the database checksum (0: not needed) and whether the replica vouches for it.
@@ -207,11 +235,11 @@ class _Job:
             prove(self._temp, self._source.name(chosen.files[-1]), found, wanted)
         return found, bool(wanted)
 
-    def _apply(self, chosen: Plan) -> Header:
+    def _apply(self, chosen: Plan, *, verify: bool) -> Header:
         self._report(Progress(0, len(chosen.files), 0, chosen.size))
         for info in chosen.files:
             self._source.check_size(info)
-        applier = Applier(self._source, self._temp, self._threads)
+        applier = Applier(self._source, self._temp, self._threads, verify=verify)
         connections = max(1, min(self._client.capabilities.connections, _CONNECTIONS))
         pool = ThreadPoolExecutor(connections, "pyrep-fetch")
         try:

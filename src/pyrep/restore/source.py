@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
+from pyrep import ltxio
 from pyrep.clock import Clock
 from pyrep.errors import LTXCorruptError, ReplicaTemporaryError, ShutdownInterruptedError
 from pyrep.ids import SNAPSHOT_LEVEL
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.base import ReplicaClient
 from pyrep.storage.checks import MIN_LTX_SIZE
+from pyrep.storage.reread import reread
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -130,6 +132,24 @@ class Source:
         """Return the bytes of a whole file."""
         with self.open(info) as stream:
             return stream.read(info.size)
+
+    def read_verified(self, info: FileInfo) -> bytes:
+        """Return the bytes of a whole file, read again if they are damaged."""
+
+        def read() -> bytes:
+            data = self.read(info)
+            ltxio.verify(io.BytesIO(data), name=self.name(info))
+            return data
+
+        return reread(read)
+
+    def verify(self, info: FileInfo) -> None:
+        """Read a whole file and check it.
+
+        :raises LTXCorruptError: it is damaged
+        """
+        with self.open(info) as stream:
+            ltxio.verify(stream, name=self.name(info))
 
 
 class ObjectReader(io.RawIOBase):

@@ -12,10 +12,12 @@ from enum import Enum
 
 from pyrep._ltx import HEADER_SIZE, Header
 from pyrep.clock import from_ms
+from pyrep.errors import ReplicaTemporaryError
 from pyrep.ids import SNAPSHOT_LEVEL, TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.restore.plan import chain_head, gaps
 from pyrep.storage.base import ReplicaClient
+from pyrep.storage.reread import reread
 from pyrep.tenant.position import SyncState
 
 __all__ = [
@@ -69,16 +71,34 @@ def listing(client: ReplicaClient) -> list[FileInfo]:
     return [info for level in range(SNAPSHOT_LEVEL + 1) for info in client.list_ltx(level)]
 
 
-def survey(client: ReplicaClient, files: Sequence[FileInfo]) -> Remote:
-    """Look at a listing, and read the header of the newest file."""
+def survey(client: ReplicaClient, files: Sequence[FileInfo], node_id: int) -> Remote:
+    """Look at a listing, and read the header of the newest file.
+
+    One that names another lineage than ``node_id`` is read twice: nothing in a header shows that
+    a byte of it was changed on the way.
+
+    :raises ReplicaTemporaryError: the second time it was another one
+    """
     if not files:
         return Remote()
     newest = max(files, key=lambda info: (info.max_txid, -info.level))
-    with client.open_ltx(newest, 0, HEADER_SIZE) as source:
-        header = Header.parse(source.read(HEADER_SIZE))
+    header = _header(client, newest)
+    if header.node_id != node_id and _header(client, newest) != header:
+        raise ReplicaTemporaryError(
+            f"{client.url}: the header of {newest.name} at level {newest.level} was read twice, "
+            "with different results"
+        )
     holes = gaps(files)
     missing = ", ".join(f"txids {TXID(hole.have + 1)} to {TXID(hole.next - 1)}" for hole in holes)
     return Remote(chain_head(files), newest.max_txid, newest, header, missing)
+
+
+def _header(client: ReplicaClient, info: FileInfo) -> Header:
+    def read() -> Header:
+        with client.open_ltx(info, 0, HEADER_SIZE) as source:
+            return Header.parse(source.read(HEADER_SIZE))
+
+    return reread(read)
 
 
 def judge(state: SyncState, known: bool, staged: Sequence[Header], remote: Remote) -> Verdict:

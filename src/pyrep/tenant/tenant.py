@@ -216,7 +216,7 @@ class Tenant:
             raise DatabaseNotReadyError(f"{self.name}: database file does not exist")
         asked_ms = to_ms(self._clock.now())
         files = lineage.listing(self._client)
-        remote = lineage.survey(self._client, files)
+        remote = lineage.survey(self._client, files, self.node_id)
         merged = max((info.max_txid for info in files if info.level == 1), default=TXID(0))
         with self._lock:
             state = self._state()

@@ -15,6 +15,7 @@ from pyrep.ids import TXID, lock_pgno
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.base import ReplicaClient
 from pyrep.storage.file_link import StableFile
+from pyrep.storage.reread import reread
 from pyrep.tenant.lineage import describe_twin, describe_writer
 from pyrep.tenant.pages import StagedPages
 from pyrep.tenant.statedir import staged_name
@@ -66,8 +67,7 @@ def _compare(client: ReplicaClient, path: Path, info: FileInfo, late_ms: int) ->
         return PutResult(Outcome.STORED, there)
     mine = Header.parse(_first_bytes(path))
     try:
-        with client.open_ltx(there) as source:
-            other = ltxio.verify(source, name=there.name)
+        other = reread(lambda: _verify(client, there))
     except LTXCorruptError as error:
         return PutResult(Outcome.FENCED, there, f"{there.name} is there and damaged: {error}")
     if info.level > 0:
@@ -81,6 +81,11 @@ def _compare(client: ReplicaClient, path: Path, info: FileInfo, late_ms: int) ->
         with client.open_ltx(there) as source:
             return PutResult(Outcome.SUPERSEDED, there, found=staged_pages(source, there.size))
     return PutResult(Outcome.FENCED, there, describe_twin(other))
+
+
+def _verify(client: ReplicaClient, info: FileInfo) -> Header:
+    with client.open_ltx(info) as source:
+        return ltxio.verify(source, name=info.name)
 
 
 def _first_bytes(path: Path) -> bytes:
