@@ -13,6 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 CORE := setup.py $(wildcard src/*.pyx src/*.pxi src/*.h src/pyrep/*.pxd)
 DEPENDENCIES := $(VENV)/.dependencies
 SWIFT := .venv-swift
+AZURITE := .azurite
 BUILT := $(VENV)/.built
 
 # `make run`: DIR = a directory of live databases (else sample tenants with writers are made),
@@ -43,7 +44,7 @@ run-s3: $(BUILT) ## the same to a local S3 server started for it, 8 seconds (FOR
 test: lint ## lint, types and the short form of every test (PYREP_ALL=1: nothing may be missing)
 	$(PY) -m pytest
 
-servers: $(SWIFT)/.installed ## install OpenStack Swift, one of the servers of the storage tests
+servers: $(SWIFT)/.installed $(AZURITE)/.installed ## install OpenStack Swift and Azurite, servers of the storage tests
 
 lint: $(BUILT) ## style and types
 	ruff check .
@@ -74,7 +75,7 @@ build: $(BUILT) ## source distribution, and the wheel built from it
 
 clean: ## remove what a build or a test run made, and the virtual environment
 	rm -rf build dist src/*.egg-info src/*.c src/*.html src/pyrep/*.so .mypy_cache .ruff_cache \
-	  .pytest_cache .hypothesis $(VENV) $(SWIFT)
+	  .pytest_cache .hypothesis $(VENV) $(SWIFT) $(AZURITE)
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Everything that is missing is named in one line, with the command that installs it on Debian.
@@ -104,6 +105,11 @@ $(SWIFT)/.installed: | $(PY)
 	@echo "pyrep: installing OpenStack Swift"
 	@$(PY) -m venv --clear $(SWIFT)
 	@$(SWIFT)/bin/python -m pip install --quiet --disable-pip-version-check 'swift>=2.38'
+	@touch $@
+
+$(AZURITE)/.installed:
+	@echo "pyrep: installing Azurite"
+	@npm install --silent --no-fund --no-audit --prefix $(AZURITE) 'azurite@^3.35' >/dev/null
 	@touch $@
 
 $(BUILT): $(DEPENDENCIES) $(CORE)

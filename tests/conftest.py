@@ -15,7 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from fixtures import effort, gcs, servers, sshd, swift
+from fixtures import azurite, effort, gcs, servers, sshd, swift
 from fixtures.app import App
 
 # Variables of pyrep and Litestream change what the code under test does; none may leak in.
@@ -206,4 +206,11 @@ def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.SFTPS
 def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gcs.GCSServer]:
     """Return a server of Google Cloud Storage's API that runs until the session ends."""
     with gcs.fake_gcs(tmp_path_factory.mktemp("gcs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def abs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[azurite.ABSServer]:
+    """Return a server of Azure Blob Storage's API that runs until the session ends."""
+    with azurite.azurite(tmp_path_factory.mktemp("azurite")) as server:
         yield server

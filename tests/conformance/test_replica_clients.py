@@ -11,6 +11,7 @@ from typing import Protocol
 
 import pytest
 
+from fixtures.azurite import ABSServer
 from fixtures.gcs import GCSServer
 from fixtures.servers import S3Server
 from fixtures.sshd import SFTPServer
@@ -230,6 +231,20 @@ def test_contract_on_fake_gcs(
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server.host)
     with ExitStack() as stack:
         check(ObjectBackend(gcs_server, stack))
+
+
+@pytest.mark.abs
+@pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
+def test_contract_on_azurite(
+    abs_server: ABSServer,
+    check: Callable[[suite.Backend], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Azure takes a backslash for a slash, so such paths are refused.
+    paths = [path for path in suite.ODD_PATHS if "\\" not in path]
+    monkeypatch.setattr(suite, "ODD_PATHS", paths)
+    with ExitStack() as stack:
+        check(ObjectBackend(abs_server, stack))
 
 
 def test_every_check_is_listed() -> None:

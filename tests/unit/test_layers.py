@@ -43,8 +43,10 @@ FENCES: dict[str, tuple[str, ...]] = {
     "apsw": ("sqlite", "catalog", "restore"),
     "botocore": ("storage.s3_session",),
     "paramiko": ("storage.sftp_session",),
+    "azure": ("storage.abs_session",),
     "google": ("storage.gcs_session",),
     "urllib3": (
+        *("storage.abs", "storage.abs_session"),
         *("storage.gcs", "storage.gcs_session", "storage.http", "storage.objects"),
         *("storage.s3_bucket", "storage.s3_session"),
     ),

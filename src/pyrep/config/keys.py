@@ -222,6 +222,7 @@ OPTION_KEYS: Mapping[str, Key] = {
     "client-key": Key(as_text),
     "concurrency": Key(at_least(0, as_int)),
     "concurrent-writes": Key(as_bool),
+    "connection-string": Key(as_secret),
     "creds": Key(as_text),
     "endpoint": Key(as_text),
     "force-path-style": Key(as_bool),
@@ -265,7 +266,8 @@ TYPE_OPTIONS: Mapping[str, frozenset[str]] = {
         "require-content-md5 secret-access-key sign-payload skip-verify sse-customer-algorithm "
         "sse-customer-key sse-customer-key-path sse-kms-key-id storage-class",
         "gs": "bucket client-cert client-key endpoint root-cas skip-verify",
-        "abs": "account-key account-name bucket endpoint sas-token",
+        "abs": "account-key account-name bucket client-cert client-key connection-string endpoint "
+        "root-cas sas-token skip-verify",
         "sftp": "concurrent-writes host host-key insecure-host-key key-path password user",
         "webdav": "webdav-password webdav-url webdav-username",
         "nats": "bucket client-cert client-key creds jwt max-reconnects nkey password "

@@ -103,6 +103,11 @@ def _check_text(key: bytes, db_path: str, kind: str) -> None:
             f"{db_path!r}: its name is not UTF-8, a {kind} replica cannot hold that",
             hint="Rename the database.",
         ) from None
+    if kind == "abs" and "\\" in text:
+        raise ConfigError(
+            f"{db_path!r}: its name has a backslash, which an abs replica takes for a slash",
+            hint="Rename the database.",
+        )
     if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in text):
         raise ConfigError(
             f"{db_path!r}: its name has a control character, a {kind} replica cannot hold that",

@@ -10,8 +10,17 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pyrep.errors import ConfigError
 from pyrep.storage.options import text, texts
 
-__all__ = ["GCS_PARAMETERS", "TLS", "ObjectURL", "endpoint_url", "parse_object_url", "tls_of"]
+__all__ = [
+    "ABS_PARAMETERS",
+    "GCS_PARAMETERS",
+    "TLS",
+    "ObjectURL",
+    "endpoint_url",
+    "parse_object_url",
+    "tls_of",
+]
 
+ABS_PARAMETERS = ("endpoint",)
 GCS_PARAMETERS = ("endpoint",)
 
 

@@ -19,7 +19,7 @@ from pyrep.storage.budget import NO_LIMITS, Budget, Limits
 from pyrep.storage.file import FileReplicaClient
 from pyrep.storage.host_url import parse_host_url
 from pyrep.storage.limit import LimitedClient
-from pyrep.storage.object_url import GCS_PARAMETERS, parse_object_url
+from pyrep.storage.object_url import ABS_PARAMETERS, GCS_PARAMETERS, parse_object_url
 from pyrep.storage.retry import RetryingClient, RetryPolicy
 from pyrep.storage.s3_url import parse_s3_url
 from pyrep.storage.shared import Closeable, Shared
@@ -30,7 +30,6 @@ _IS_URL = re.compile(r"\w+://")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # Litestream's types that have no client here yet; each scheme with its type.
 _NOT_BUILT = {
-    "abs": "abs",
     "webdav": "webdav",
     "webdavs": "webdav",
     "nats": "nats",
@@ -87,6 +86,9 @@ def parse_url(url: str) -> ReplicaURL:
         return ReplicaURL(scheme, parse_host_url(url).path)
     if scheme == "gs":
         return ReplicaURL(scheme, parse_object_url(scheme, url, parameters=GCS_PARAMETERS).path)
+    if scheme == "abs":
+        parsed = parse_object_url(scheme, url, parameters=ABS_PARAMETERS, user_key="account-name")
+        return ReplicaURL(scheme, parsed.path)
     if scheme in _NOT_BUILT:
         raise _not_built(_NOT_BUILT[scheme])
     raise ConfigError(f'unsupported replica URL scheme: "{scheme}"')
@@ -204,11 +206,27 @@ def _connect_gs(spec: ReplicaSpec, budget: Budget) -> ReplicaClient:
         from pyrep.storage.gcs_session import GCSSession
         from pyrep.storage.objects import ObjectReplicaClient
     account = settings.account
-    key = ("gs", account, budget.stop)
+    key = (account, budget.stop)
     session = cast(GCSSession, _sessions.acquire(key, lambda: GCSSession(account, budget)))
     session.budget.tighten(spec.limits)
     bucket = GCSBucket(settings.bucket, session)
     return ObjectReplicaClient(bucket, settings.path, release=lambda: _sessions.release(key))
+
+
+def _connect_abs(spec: ReplicaSpec, budget: Budget) -> ReplicaClient:
+    """Build a client on the session of its account and credential."""
+    from pyrep.storage.abs import ABSContainer
+    from pyrep.storage.abs_config import abs_settings
+    from pyrep.storage.abs_session import ABSSession
+    from pyrep.storage.objects import ObjectReplicaClient
+
+    settings = abs_settings(url=spec.url, path=spec.path, options=spec.options, environ=os.environ)
+    account = settings.account
+    key = (account, budget.stop)
+    session = cast(ABSSession, _sessions.acquire(key, lambda: ABSSession(account, budget)))
+    session.budget.tighten(spec.limits)
+    container = ABSContainer(settings.container, session)
+    return ObjectReplicaClient(container, settings.path, release=lambda: _sessions.release(key))
 
 
 @contextlib.contextmanager
@@ -249,6 +267,7 @@ def _file_path(url: str) -> str:
 
 
 _factories: dict[str, Factory] = {
+    "abs": _connect_abs,
     "file": _connect_file,
     "gs": _connect_gs,
     "s3": _connect_s3,

@@ -170,7 +170,7 @@ def test_a_litestream_file_loads_unchanged(litestream: Config) -> None:
 def test_the_example_holds_every_key_of_litestream() -> None:
     ours = {"state-dir", "max-attached", "reconcile-interval", "spool-limit-total", "age"}
     ours |= {"compression", "compression-level", "requests-per-second", "bytes-per-second"}
-    ours |= {"insecure-host-key"}
+    ours |= {"connection-string", "insecure-host-key"}
     known = {*GLOBAL_KEYS, *REPLICA_KEYS, *OPTION_KEYS} - ours
     assert [key for key in sorted(known) if f"{key}:" not in LITESTREAM_YML] == []
 
