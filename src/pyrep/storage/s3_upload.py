@@ -51,11 +51,20 @@ def upload(
     first = next(parts)
     second = next(parts, b"")
     if second:
-        _Multipart(bucket, key, headers, create_only).run(first, second, parts)
+        every = _one_by_one([first, second], parts)
+        del first, second  # held by nobody but the request that sends them
+        _Multipart(bucket, key, headers, create_only).run(every)
     elif create_only:
         _create(bucket, key, headers, first)
     else:
         _put(bucket, key, headers, first)
+
+
+def _one_by_one(head: list[bytes], others: Iterator[bytes]) -> Iterator[bytes]:
+    """Give the parts that were read already, then the others, and keep none."""
+    while head:
+        yield head.pop(0)
+    yield from others
 
 
 def _put(
@@ -141,16 +150,13 @@ class _Multipart:
         self._sent: deque[Future[str]] = deque()
         self._stop = threading.Event()
 
-    def run(self, first: bytes, second: bytes, others: Iterator[bytes]) -> None:
+    def run(self, parts: Iterator[bytes]) -> None:
         """Send all parts and put the object together; on any failure nothing is left."""
         if self._create_only:
             _look_first(self._bucket, self._key)  # before the work; again before the end
         self._begin()
         try:
-            for part in (first, second):
-                self._send(part)
-            del first, second
-            for part in others:
+            for part in parts:
                 self._send(part)
             self._take(0)
             self._complete()
