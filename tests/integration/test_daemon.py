@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import stat
@@ -307,6 +308,7 @@ def test_once_names_what_failed_and_does_the_rest(tmp_path: Path) -> None:
 def test_files_that_are_no_databases_are_named_once_and_the_rest_runs(tmp_path: Path) -> None:
     data = _tree(tmp_path, ("good.db",))
     (data / "empty.db").touch()
+    os.utime(data / "empty.db", (0, 0))  # it was not created a moment ago
     (data / "text.db").write_text("no database")
     config = _config(tmp_path, extra="monitor-interval: 50ms")
     with Daemon("-config", config) as daemon:

@@ -41,6 +41,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "click": ("cli", "bench.commands"),
     "yaml": ("config.load",),
     "apsw": ("sqlite", "catalog", "restore"),
+    "inotify_simple": ("watch.inotify",),
     "botocore": ("storage.s3_session",),
     "paramiko": ("storage.sftp_session",),
     "azure": ("storage.abs_session",),

@@ -155,7 +155,7 @@ class FakeTenant:
             7,
         )
 
-    def close(self) -> None:
+    def close(self, *, going: bool = False) -> None:
         self.closed += 1
         if self.close_error is not None:
             raise self.close_error
@@ -239,9 +239,9 @@ def test_syncs_of_one_tenant_are_an_interval_apart_and_never_overlap(
     tenant = FakeTenant("/data/a.db", interval=0.1)
     tenant.idle_after = 10.0
     store = make_store(tenant)
-    tenant.commit()
 
     def enough() -> bool:
+        tenant.commit()
         store.wake(tenant.name)  # as often as the loop turns
         return len(tenant.syncs) >= 6
 

@@ -231,7 +231,11 @@ class Catalog:
         return [tenant_row(row) for row in rows]
 
     def tenant(self, path: str) -> TenantRow | None:
-        """Return one tenant's row, or None."""
+        """Return one tenant's row, also one that was not flushed yet, or None."""
+        with self._queue_lock:
+            queued = self._tenants.get(path)
+        if queued is not None:
+            return queued
         rows = self._all(f"SELECT {TENANT_COLUMNS} FROM tenants WHERE path = ?", os.fsencode(path))
         return tenant_row(rows[0]) if rows else None
 

@@ -26,8 +26,8 @@ class Claims:
     """
 
     def __init__(self) -> None:
-        self._owners: dict[Hashable, TenantSpec] = {}
-        self._things: dict[Path, tuple[Hashable, ...]] = {}
+        self._owners: dict[tuple[Hashable, ...], TenantSpec] = {}
+        self._things: dict[Path, tuple[tuple[Hashable, ...], ...]] = {}
 
     def owner(self, db_path: Path) -> TenantSpec | None:
         """Return the tenant that owns a database file."""
@@ -45,19 +45,50 @@ class Claims:
         :raises ConfigError: another tenant has one of them; nothing is claimed then
         """
         replica = replica_identity(tenant.replica, resolve)
-        things: list[Hashable] = [
-            ("file", str(tenant.db_path)),
-            ("replica", *replica),
-            ("state", _resolved(str(tenant.state_path), resolve)),
-        ]
-        if inode is not None:
-            things.insert(1, ("inode", *inode))
+        things = _things(tenant, inode, replica, resolve)
         for thing in things:
             if thing in self._owners:
                 raise _conflict(thing, self._owners[thing], tenant)
         self._check_overlap(tenant, replica)
         self._things[tenant.db_path] = tuple(things)
         self._owners |= dict.fromkeys(things, tenant)
+
+    def rivals(self, tenant: TenantSpec, inode: Inode | None) -> list[TenantSpec]:
+        """Return the other tenants that have what a tenant is about to claim."""
+        replica = replica_identity(tenant.replica, os.path.realpath)
+        things = _things(tenant, inode, replica, os.path.realpath)
+        found = {id(owner): owner for owner in map(self._owners.get, things) if owner is not None}
+        return list(found.values())
+
+    def tenants(self) -> list[TenantSpec]:
+        """Return all tenants that own something."""
+        return [self._owners[("file", str(path))] for path in self._things]
+
+    def has_inode(self, tenant: TenantSpec, inode: Inode) -> bool:
+        """Return whether a tenant claimed this inode."""
+        return ("inode", *inode) in self._things[tenant.db_path]
+
+    def inode_owner(self, inode: Inode) -> TenantSpec | None:
+        """Return the tenant that claimed an inode."""
+        return self._owners.get(("inode", *inode))
+
+    def drop_inode(self, tenant: TenantSpec) -> None:
+        """Give up a tenant's inode: another file is in its place."""
+        things = self._things[tenant.db_path]
+        for thing in filter(_is_inode, things):
+            del self._owners[thing]
+        self._things[tenant.db_path] = tuple(t for t in things if not _is_inode(t))
+
+    def take_inode(self, tenant: TenantSpec, inode: Inode) -> None:
+        """Claim an inode for a tenant that has none.
+
+        :raises ConfigError: another tenant has it
+        """
+        thing = ("inode", *inode)
+        if thing in self._owners:
+            raise _conflict(thing, self._owners[thing], tenant)
+        self._things[tenant.db_path] = (*self._things[tenant.db_path], thing)
+        self._owners[thing] = tenant
 
     def _check_overlap(self, tenant: TenantSpec, replica: tuple[Hashable, ...]) -> None:
         """Refuse a file replica whose path is a database: a directory is to be made there."""
@@ -77,6 +108,27 @@ class Claims:
         if self.owner(tenant.db_path) == tenant:
             for thing in self._things.pop(tenant.db_path):
                 del self._owners[thing]
+
+
+def _things(
+    tenant: TenantSpec,
+    inode: Inode | None,
+    replica: tuple[Hashable, ...],
+    resolve: Callable[[str], str],
+) -> list[tuple[Hashable, ...]]:
+    """Return what a tenant claims."""
+    things: list[tuple[Hashable, ...]] = [("file", str(tenant.db_path))]
+    if inode is not None:
+        things.append(("inode", *inode))
+    return [
+        *things,
+        ("replica", *replica),
+        ("state", _resolved(str(tenant.state_path), resolve)),
+    ]
+
+
+def _is_inode(thing: tuple[Hashable, ...]) -> bool:
+    return thing[0] == "inode"
 
 
 def claim_all(

@@ -8,10 +8,11 @@ one directory is a :class:`Problem` beside the others, never the end of them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from pyrep.config.limits import check_limits
 from pyrep.config.model import Config, DatabaseConfig, ReplicaConfig, redact_url
@@ -23,13 +24,16 @@ from pyrep.storage.registry import ReplicaSpec
 
 __all__ = [
     "Expansion",
+    "Places",
     "Problem",
     "Skipped",
     "TenantSpec",
     "describe_replica",
     "expand",
+    "expand_folder",
     "replica_base",
     "replica_below",
+    "same_tenant",
     "scan",
     "tenant_at",
     "tenant_for",
@@ -39,6 +43,8 @@ __all__ = [
 
 _NEVER = ("-wal", "-shm", "-journal")
 _STATE_SUFFIXES = ("-pyrep", "-litestream")
+
+Visit = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,18 +94,30 @@ class Expansion:
     links: tuple[Path, ...]
 
 
-def expand(config: Config) -> Expansion:
+def expand(config: Config, visit: Visit | None = None) -> Expansion:
     """Return the tenants of all entries, those of directories by a scan.
 
     A file that an entry names by ``path`` is not taken from a directory as well.  Conflicts
     between tenants are found by :class:`pyrep.config.claims.Claims`, once it is known which
-    files are databases.
+    files are databases.  ``visit`` is called with each folder before it is read.
     """
     explicit = {os.path.realpath(entry.path) for entry in config.dbs if entry.path}
+    found = (_found(entry, explicit, visit) for entry in config.dbs)
+    return _expansion(chain.from_iterable(found))
+
+
+def expand_folder(places: Places, folder: str, visit: Visit | None = None) -> Expansion:
+    """Return the tenants in and below one resolved folder, of the entries that watch it."""
+    entries = [entry for entry in places.entries_in(folder) if entry.watch]
+    found = (_found(entry, places.singles, visit, folder) for entry in entries)
+    return _expansion(chain.from_iterable(found))
+
+
+def _expansion(found: Iterable[TenantSpec | Problem | Path]) -> Expansion:
     tenants: list[TenantSpec] = []
     problems: list[Problem] = []
     links: list[Path] = []
-    for item in chain.from_iterable(_found(entry, explicit) for entry in config.dbs):
+    for item in found:
         if isinstance(item, TenantSpec):
             tenants.append(item)
         elif isinstance(item, Problem):
@@ -109,13 +127,18 @@ def expand(config: Config) -> Expansion:
     return Expansion(tuple(tenants), tuple(problems), tuple(links))
 
 
-def _found(entry: DatabaseConfig, explicit: set[str]) -> Iterator[TenantSpec | Problem | Path]:
+def _found(
+    entry: DatabaseConfig,
+    explicit: Container[str],
+    visit: Visit | None,
+    start: str | None = None,
+) -> Iterator[TenantSpec | Problem | Path]:
     """Yield an entry's tenants and problems, and the links that were not followed."""
     if entry.dir is None:
         yield _tenant_or_problem(entry, str(entry.path), None)
         return
     root = os.path.realpath(entry.dir)
-    for item in walk(entry):
+    for item in walk(entry, start, visit):
         if isinstance(item, Path):
             if str(item) not in explicit:
                 yield _tenant_or_problem(entry, str(item), root)
@@ -147,17 +170,22 @@ def scan(entry: DatabaseConfig) -> Iterator[Path]:
     return (item for item in walk(entry) if isinstance(item, Path))
 
 
-def walk(entry: DatabaseConfig) -> Iterator[Path | Skipped]:
+def walk(
+    entry: DatabaseConfig, start: str | None = None, visit: Visit | None = None
+) -> Iterator[Path | Skipped]:
     """Yield the files of a directory entry that match, and what was left out.
 
     Paths are resolved: the entry's directory may be a link, nothing below it is followed.
-    A folder that vanishes meanwhile is no error.
+    A folder that vanishes meanwhile is no error.  ``start`` is a folder below the entry's that
+    is walked alone; ``visit`` is called with each folder before it is read.
     """
     root = os.path.realpath(entry.dir or "")
     own = _Own(entry)
-    pending = [root]
+    pending = [start or root]
     while pending:
         folder = pending.pop()
+        if visit is not None:
+            visit(folder)
         try:
             with os.scandir(folder) as entries:
                 children = sorted(entries, key=lambda child: child.name)
@@ -228,19 +256,66 @@ def tenant_at(config: Config, path: Path | str) -> TenantSpec | None:
 
     :raises ConfigError: two directories claim the path, or its name is beyond a limit
     """
-    real = os.path.realpath(path)
-    for entry in config.dbs:
-        if entry.path and real == os.path.realpath(entry.path):
-            return _single(entry)
-    owners = [
-        entry
-        for entry in config.dbs
-        if entry.dir and _below(entry, os.path.realpath(entry.dir), path) is not None
-    ]
+    owners = Places(config).entries_at(path)
     if len(owners) > 1:
         first, second = owners[:2]
-        raise two_owners(Path(real), first, second)
+        raise two_owners(Path(os.path.realpath(path)), first, second)
     return tenant_for(owners[0], path) if owners else None
+
+
+class Places:
+    """Know where the entries of a configuration lie; their links are resolved once."""
+
+    def __init__(self, config: Config) -> None:
+        self.singles = {os.path.realpath(e.path): e for e in reversed(config.dbs) if e.path}
+        self.roots = [(os.path.realpath(e.dir), e) for e in config.dbs if e.dir]
+
+    def entries_at(self, path: Path | str) -> list[DatabaseConfig]:
+        """Return the entries that a file belongs to, existing or not, in their order.
+
+        The one that names it by ``path`` has it alone.
+        """
+        single = self.singles.get(os.path.realpath(path))
+        if single is not None:
+            return [single]
+        return [entry for root, entry in self.roots if _below(entry, root, path) is not None]
+
+    def has_name(self, path: Path) -> bool:
+        """Return whether a directory entry would take a file of that name there."""
+        folder, name = os.path.split(path)
+        return any(
+            _matches(entry, name) and _enters(entry, root, folder) for root, entry in self.roots
+        )
+
+    def entries_in(self, folder: str) -> list[DatabaseConfig]:
+        """Return the directory entries whose scan enters a resolved folder."""
+        return [entry for root, entry in self.roots if _enters(entry, root, folder)]
+
+
+_SCANNING: dict[str, Any] = {
+    "index": 1,
+    "dir": None,
+    "pattern": "",
+    "recursive": False,
+    "watch": True,
+    "excluded": (),
+    "state_roots": (),
+    "restore_if_db_not_exists": False,
+}
+
+
+def same_tenant(first: TenantSpec, second: TenantSpec) -> bool:
+    """Return whether two configurations want one and the same of a database.
+
+    How it is found does not matter.
+    """
+    if first == second:
+        return True
+    one, other = (
+        replace(spec, name="", settings=replace(spec.settings, **_SCANNING))
+        for spec in (first, second)
+    )
+    return one == other
 
 
 def two_owners(path: Path, first: DatabaseConfig, second: DatabaseConfig) -> ConfigError:
@@ -258,17 +333,22 @@ def _below(entry: DatabaseConfig, root: str, path: Path | str) -> str | None:
     if not _matches(entry, name) or os.path.islink(path):
         return None
     folder = os.path.realpath(folder)
+    return os.path.join(folder, name) if _enters(entry, root, folder) else None
+
+
+def _enters(entry: DatabaseConfig, root: str, folder: str) -> bool:
+    """Return whether an entry's scan comes to a resolved folder, existing or not."""
     if folder == root:
-        return os.path.join(folder, name)
+        return True
     if not entry.recursive or not folder.startswith(os.path.join(root, "")):
-        return None
+        return False
     own = _Own(entry)
     ancestor = folder
     while ancestor != root:
         if own.has(ancestor):
-            return None
+            return False
         ancestor = os.path.dirname(ancestor)
-    return os.path.join(folder, name)
+    return True
 
 
 def _single(entry: DatabaseConfig) -> TenantSpec:

@@ -1,37 +1,47 @@
-"""From a configuration to running tenants: scan, probe, claim, register; look again later."""
+"""From candidates to running tenants and back: probe, claim, register; let go of what went."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pyrep.catalog import Catalog, TenantRow
 from pyrep.clock import Clock
-from pyrep.config.claims import Claims
-from pyrep.config.expand import Problem, TenantSpec, describe_replica, expand
+from pyrep.config.claims import Claims, Inode
+from pyrep.config.expand import Problem, TenantSpec, describe_replica
 from pyrep.config.model import Config
 from pyrep.errors import ConfigError, PyrepError
 from pyrep.log import OncePer
+from pyrep.sqlite import is_attached
 from pyrep.storage.registry import parse_url
 from pyrep.store import ManagedTenant, Store
 from pyrep.units import format_duration
 from pyrep.watch.discover import Discovery, Finding, Kind
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "inode_of"]
 
-_LOOK_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Intake:
-    """Turn what a configuration stands for into registered tenants.
+def inode_of(path: Path | str) -> Inode | None:
+    """Return device and number of a regular file, None if there is none."""
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return None
+    regular = (status.st_mode & 0o170000) == 0o100000
+    return (status.st_dev, status.st_ino) if regular else None
 
-    ``scan`` is called once at the start, then ``tick`` by the watcher's thread: it takes in what
-    was not ready, and looks for directories that were missing.  ``problems`` and ``unready`` say
-    by path why something configured is not replicated, and what is just being made.
+
+class Intake:
+    """Turn candidates into registered tenants; one thread at a time uses it.
+
+    ``problems`` and ``unready`` say by path why something configured is not replicated, and
+    what is just being made.  ``drop`` is called with each tenant that the store let go of.
     """
 
     def __init__(
@@ -43,102 +53,58 @@ class Intake:
         *,
         known: Mapping[str, int],
         make: Callable[[TenantSpec], ManagedTenant],
+        drop: Callable[[ManagedTenant], None],
     ) -> None:
-        self._config = config
+        self.config = config
         self._store = store
         self._catalog = catalog
-        self._clock = clock
         self._known = known
         self._make = make
+        self._drop = drop
         self._claims = Claims()
         self._discovery: Discovery[TenantSpec] = Discovery(clock)
         self._once = OncePer()
-        self._missing = False
-        self._look_at = self._reconcile_at = 0.0
+        self._leaving: dict[Path, list[Path]] = {}  # with those that wait for what it owns
+        self._left: deque[ManagedTenant] = deque()  # filled by the store's threads
+        self._freed: list[Path] = []  # waited for a tenant that came back
+        self._deferred: list[Path] = []  # another tenant has their inode open, for a moment
         self.problems: dict[str, str] = {}
         self.unready: dict[str, str] = {}
 
-    def scan(self) -> None:
-        """Look at everything that is configured.
+    # --- what is known ----------------------------------------------------------------------------
 
-        :raises ConfigError: there is nothing to replicate and nothing that could appear
+    def owner(self, path: Path) -> TenantSpec | None:
+        """Return the tenant whose database is at a path."""
+        return self._claims.owner(path)
+
+    def tenants(self) -> list[TenantSpec]:
+        """Return what is registered or being let go of."""
+        return self._claims.tenants()
+
+    def knows(self, path: Path) -> bool:
+        """Return whether a candidate is not ready."""
+        return self._discovery.knows(path)
+
+    def candidates(self) -> list[TenantSpec]:
+        """Return the candidates that are not ready."""
+        return self._discovery.candidates()
+
+    # --- candidates -------------------------------------------------------------------------------
+
+    def look_at(self, spec: TenantSpec, *, trusted: bool = False) -> Finding[TenantSpec]:
+        """Probe a candidate for the first time.
+
+        ``trusted``: one that the catalog knows is taken for what it was; that costs one stat.
         """
-        if not self._config.dbs:
-            _log.error("no databases specified in configuration")
-        findings = self._look_around()
-        self._log_counts(findings)
-        for finding in findings:
-            self._handle(finding)
-        now = self._clock.monotonic()
-        self._look_at = now + _LOOK_SECONDS
-        self._reconcile_at = now + self._config.reconcile_interval.total_seconds()
-        watched = any(entry.dir is not None and entry.watch for entry in self._config.dbs)
-        nothing = not self._store.tenants() and not self._discovery.pending
-        if self._config.dbs and nothing and not watched:
-            raise ConfigError(
-                "the configuration yields no database, and no directory is watched",
-                hint="The lines above say what is wrong with each entry.",
-            )
-
-    def tick(self) -> float | None:
-        """Look again at what was not ready; return the seconds until the next look is due."""
-        now = self._clock.monotonic()
-        if self._discovery.pending and now >= self._look_at:
-            self._look_at = now + _LOOK_SECONDS
-            for finding in self._discovery.look_again():
-                self._handle(finding)
-        if self._missing and now >= self._reconcile_at:
-            self._reconcile_at = now + self._config.reconcile_interval.total_seconds()
-            for finding in self._look_around():
-                self._handle(finding)
-        return _LOOK_SECONDS if self._discovery.pending or self._missing else None
-
-    def take_late(self) -> bool:
-        """Take in databases that were just being made; return whether some still are."""
-        if self._discovery.waiting:
-            for finding in self._discovery.look_again():
-                self._handle(finding)
-        return self._discovery.waiting > 0
-
-    def _look_around(self) -> list[Finding[TenantSpec]]:
-        """Expand the configuration; return what a look at each new candidate found."""
-        found = expand(self._config)
-        self._missing = any(not e.dir.is_dir() for e in self._config.dbs if e.dir is not None)
-        for problem in found.problems:
-            self._report(problem)
-        for link in found.links:
-            if self._once.first(link, "link"):
-                _log.info("link to a file is not followed", extra={"path": str(link)})
-        return [
-            self._look_at_first(spec)
-            for spec in found.tenants
-            if self._claims.owner(spec.db_path) != spec and not self._discovery.knows(spec.db_path)
-        ]
-
-    def _log_counts(self, findings: list[Finding[TenantSpec]]) -> None:
-        good: Counter[int] = Counter()
-        other: Counter[int] = Counter()
-        for finding in findings:
-            ours = finding.kind in (Kind.READY, Kind.WAITING)
-            (good if ours else other)[finding.candidate.index] += 1
-        for entry in self._config.dbs:
-            if entry.dir is not None and entry.dir.is_dir():
-                extra = {"dir": str(entry.dir), "count": good[entry.index]}
-                if other[entry.index]:
-                    extra["left-out"] = other[entry.index]
-                _log.info("found databases in directory", extra=extra)
-
-    def _look_at_first(self, spec: TenantSpec) -> Finding[TenantSpec]:
-        """Probe a candidate, unless it is one that the catalog knows: that costs one stat."""
-        if self._known.get(str(spec.db_path)):
-            try:
-                status = os.stat(spec.db_path, follow_symlinks=False)
-            except OSError:
-                return self._discovery.offer(spec)
-            return Finding(spec, Kind.READY, inode=(status.st_dev, status.st_ino))
+        inode = None
+        if trusted and self._known.get(str(spec.db_path)):
+            inode = inode_of(spec.db_path)
+        if inode is not None:
+            return Finding(spec, Kind.READY, inode=inode)
         return self._discovery.offer(spec)
 
-    def _handle(self, finding: Finding[TenantSpec]) -> None:
+    def take(self, finding: Finding[TenantSpec]) -> None:
+        """Register what is ready; say of the rest why it is not."""
         spec = finding.candidate
         self.unready.pop(str(spec.db_path), None)
         if finding.kind is Kind.READY:
@@ -146,6 +112,10 @@ class Intake:
             self._accept(spec, finding.inode)
             return
         explicit = spec.relpath is None
+        if finding.kind is Kind.MISSING and not explicit:
+            self._save(spec, "absent", "")
+            self.forget(spec.db_path)
+            return
         broken = finding.kind is Kind.UNREADABLE or (explicit and finding.kind is Kind.REJECTED)
         if broken or finding.kind is not Kind.REJECTED:
             self._save(spec, "error" if broken else "waiting", finding.reason)
@@ -154,10 +124,16 @@ class Intake:
         elif finding.kind is Kind.WAITING:
             self.problems.pop(str(spec.db_path), None)
             self.unready[str(spec.db_path)] = finding.reason
-        if not self._once.first(spec.db_path, (finding.kind, finding.reason)):
+        else:  # in place it becomes a database by being written, which no name tells
+            self._store.watcher.add(spec.db_path)
+        self._say(finding, broken=broken)
+
+    def _say(self, finding: Finding[TenantSpec], *, broken: bool) -> None:
+        path = finding.candidate.db_path
+        if not self._once.first(path, (finding.kind, finding.reason)):
             return
         missing = finding.kind is Kind.MISSING
-        extra = {"db": str(spec.db_path), "cause" if missing else "error": finding.reason}
+        extra = {"db": str(path), "cause" if missing else "error": finding.reason}
         if finding.hint:
             extra["hint"] = finding.hint
         if broken:
@@ -168,19 +144,51 @@ class Intake:
             level = logging.INFO if missing else logging.DEBUG
             _log.log(level, "waiting for database", extra=extra)
 
-    def _accept(self, spec: TenantSpec, inode: tuple[int, int] | None) -> None:
+    def forget(self, path: Path) -> None:
+        """Forget a candidate, and what was said of it."""
+        self._discovery.forget(path)
+        self._store.watcher.remove(path)
+        self._once.forget(path)
+        self.problems.pop(str(path), None)
+        self.unready.pop(str(path), None)
+
+    @property
+    def hurried(self) -> bool:
+        """Return whether something is only waiting for a tenant's next turn."""
+        return bool(self._deferred or self._freed)
+
+    @property
+    def restless(self) -> bool:
+        """Return whether a candidate may become ready, or readable, without any event."""
+        return self._discovery.restless
+
+    def look_again(self) -> None:
+        """Look again at what was not ready."""
+        for finding in self._discovery.look_again():
+            self.take(finding)
+
+    def take_late(self) -> bool:
+        """Take in databases that were just being made; return whether some still are."""
+        if self._discovery.waiting:
+            self.look_again()
+        return self._discovery.waiting > 0
+
+    def look_once_more(self, path: Path) -> None:
+        """Look again at one candidate: something happened to its name or its content."""
+        finding = self._discovery.look(path)
+        if finding is not None:
+            self.take(finding)
+
+    def _accept(self, spec: TenantSpec, inode: Inode | None) -> None:
         """Claim what the tenant owns and register it, or say why not."""
-        try:
-            self._claims.add(spec, inode)
-        except ConfigError as error:
-            self._report(Problem(spec.db_path, spec.index, error))
+        if not self._claim(spec, inode):
             return
         try:
             self._store.register(self._make(spec))
         except PyrepError as error:
             self._claims.discard(spec)
             wrapped = ConfigError(str(error), hint=error.hint)
-            self._report(Problem(spec.db_path, spec.index, wrapped))
+            self.report(Problem(spec.db_path, spec.index, wrapped))
             return
         self.problems.pop(str(spec.db_path), None)
         self._once.forget(spec.db_path)
@@ -195,28 +203,112 @@ class Intake:
             },
         )
 
-    def _report(self, problem: Problem) -> None:
+    def _claim(self, spec: TenantSpec, inode: Inode | None) -> bool:
+        """Claim what a tenant owns; False if it has to wait for it, or may not have it.
+
+        Of a rename both names may be looked at in any order, and the number of an inode is used
+        again: so those that have it are looked at first.
+        """
+        rivals = self._claims.rivals(spec, inode)
+        if any([self._is_going(rival, spec) for rival in rivals]):
+            return False
+        try:
+            self._claims.add(spec, inode)
+        except ConfigError as error:
+            self.report(Problem(spec.db_path, spec.index, error))
+            return False
+        if inode is not None and is_attached(inode):  # by a tenant whose file it was
+            self._claims.discard(spec)
+            self._deferred.append(spec.db_path)
+            return False
+        return True
+
+    def _is_going(self, rival: TenantSpec, waiting: TenantSpec) -> bool:
+        """Look at a rival; one that is going is waited for."""
+        if rival.db_path not in self._leaving:
+            self.check(rival)
+        going = rival.db_path in self._leaving
+        if going:
+            self._leaving[rival.db_path].append(waiting.db_path)
+        return going
+
+    # --- tenants ----------------------------------------------------------------------------------
+
+    def check(self, owner: TenantSpec) -> None:
+        """Look whether a tenant's file is there, and still the same one."""
+        inode = inode_of(owner.db_path)
+        if inode is None:
+            self.let_go(owner, "its file is gone")
+            return
+        came_back = owner.db_path in self._leaving and self._store.keep(str(owner.db_path))
+        if came_back:
+            self._freed += self._leaving.pop(owner.db_path)
+        if not self._claims.has_inode(owner, inode):
+            self._claims.drop_inode(owner)
+            rival = self._claims.inode_owner(inode)
+            if rival is not None and self._is_going(rival, owner):
+                return
+            try:
+                self._claims.take_inode(owner, inode)
+            except ConfigError as error:
+                self.report(Problem(owner.db_path, owner.index, error))
+            came_back = True
+        if came_back:
+            self._store.wake(str(owner.db_path))
+
+    def let_go(self, owner: TenantSpec, cause: str) -> None:
+        """Let the store sync a tenant once more, if that is possible, and forget it."""
+        if owner.db_path in self._leaving:
+            return
+        self._leaving[owner.db_path] = []
+        extra = {"db": str(owner.db_path), "cause": cause}
+        _log.info("database is no longer replicated", extra=extra)
+        self._store.remove(str(owner.db_path), self._has_left)
+
+    def _has_left(self, tenant: ManagedTenant) -> None:
+        self._left.append(tenant)
+        self._store.watcher.wake()
+
+    def settle(self) -> list[Path]:
+        """Give up what tenants owned that left; return the paths that may be taken in now."""
+        paths, self._freed, self._deferred = self._freed + self._deferred, [], []
+        while self._left:
+            tenant = self._left.popleft()
+            path = tenant.spec.db_path
+            owner = self._claims.owner(path)
+            if owner is not None:
+                self._claims.discard(owner)
+            self._drop(tenant)
+            self.forget(path)
+            paths += [path, *self._leaving.pop(path, [])]
+        return paths
+
+    # --- reporting --------------------------------------------------------------------------------
+
+    def report(self, problem: Problem) -> None:
+        """Say once why something is not replicated."""
         text = str(problem.error)
         self.problems[str(problem.path)] = text
         if not self._once.first(problem.path, text):
             return
-        entry = self._config.dbs[problem.index - 1]
+        entry = self.config.dbs[problem.index - 1]
         key = "dir" if entry.dir is not None and _same(problem.path, entry.dir) else "db"
         extra = {key: str(problem.path), "error": text}
         if problem.error.hint:
             extra["hint"] = problem.error.hint
         _log.error("not replicated", extra=extra)
 
+    def report_link(self, link: Path) -> None:
+        """Say once that a link to a file is not followed."""
+        if self._once.first(link, "link"):
+            _log.info("link to a file is not followed", extra={"path": str(link)})
+
     def _save(self, spec: TenantSpec, status: str, reason: str) -> None:
         path = str(spec.db_path)
-        row = TenantRow(
-            path=path,
-            replica=describe_replica(spec.replica),
-            node_id=self._known.get(path, 0),
-            status=status,
-            error=reason,
-        )
-        self._catalog.save_tenant(row)
+        row = self._catalog.tenant(path) or TenantRow(path=path)
+        replica = describe_replica(spec.replica)
+        changes = replace(row, replica=replica, state="", status=status, error=reason)
+        self._catalog.save_tenant(replace(changes, updated_at=None))
 
 
 def _same(path: Path, folder: Path) -> bool:

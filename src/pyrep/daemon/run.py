@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from pyrep.catalog import Catalog
 from pyrep.clock import Clock, SystemClock
@@ -18,15 +19,19 @@ from pyrep.daemon.child import Child
 from pyrep.daemon.events import Event, Events
 from pyrep.daemon.folder import StateFolder
 from pyrep.daemon.intake import Intake
+from pyrep.daemon.lookout import Lookout
 from pyrep.daemon.requests import serve
 from pyrep.errors import PyrepError, ShutdownInterruptedError, TXNotAvailableError
 from pyrep.restore.execute import RestoreOptions, RestoreResult, restore
 from pyrep.restore.state import write_tenant_state
+from pyrep.storage.base import ReplicaClient
 from pyrep.storage.registry import connect
-from pyrep.store import Schedule, Store, Unsent
+from pyrep.store import ManagedTenant, Schedule, Store, Unsent
 from pyrep.tenant.position import boot_id
 from pyrep.tenant.spool import Spool
 from pyrep.tenant.tenant import Tenant
+from pyrep.watch.base import Watcher
+from pyrep.watch.inotify import best_watcher
 
 __all__ = ["run"]
 
@@ -114,14 +119,16 @@ class _Daemon:
             catalog,
             self._clock,
             max_attached=self._config.max_attached or _attach_budget(),
-            watch_interval=_watch_interval(self._config),
+            watcher_for=None if once else self._watcher,
             schedule=None if once else _schedule(self._config),
+            leave_timeout=self._config.shutdown_sync_timeout.total_seconds(),
         )
         if not self._config.retention.enabled:
             _log.warning("retention is disabled: nothing is deleted from replicas")
         with self._clients(store, keep_staged=bool(self._config.levels) and not once) as intake:
-            self._scan(intake)
-            store.on_tick = intake.tick
+            lookout = Lookout(self._config, store, intake, self._clock)
+            self._scan(lookout)
+            store.on_event, store.on_tick = lookout.notice, lookout.tick
             unsent: list[Unsent] = []
             child: Child | None = None
             store.start(watch=not once)
@@ -138,6 +145,9 @@ class _Daemon:
                 _warn_of_broken(store, {each.name for each in unsent})
         self._end(child, intake, unsent, once)
 
+    def _watcher(self, changed: Callable[[Path], bool]) -> Watcher:
+        return best_watcher(_watch_interval(self._config), changed, self._clock)
+
     @contextmanager
     def _clients(self, store: Store, *, keep_staged: bool) -> Iterator[Intake]:
         """Yield the intake; every client that it makes is closed at the end.
@@ -145,26 +155,40 @@ class _Daemon:
         ``keep_staged``: compaction will want what was uploaded.
         """
         spool = Spool(self._config.spool_limit_total)
-        with ExitStack() as clients:
+        clients: dict[str, ReplicaClient] = {}
 
-            def make(spec: TenantSpec) -> Tenant:
-                client = connect(spec.replica, clock=self._clock, stop=self._cut)
-                clients.callback(client.close)
-                return Tenant(
-                    spec,
-                    client,
-                    known_node_id=self._known.get(str(spec.db_path), 0),
-                    trusted_boots=self._trusted,
-                    clock=self._clock,
-                    spool=spool,
-                    keep_staged=keep_staged,
-                    on_acknowledged=store.acknowledged,
-                    on_listed=store.listed,
-                )
-
-            yield Intake(
-                self._config, store, self._catalog, self._clock, known=self._known, make=make
+        def make(spec: TenantSpec) -> Tenant:
+            path = str(spec.db_path)
+            clients[path] = client = connect(spec.replica, clock=self._clock, stop=self._cut)
+            row = None if path in self._known else self._catalog.tenant(path)
+            return Tenant(
+                spec,
+                client,
+                known_node_id=row.node_id if row else self._known.get(path, 0),
+                trusted_boots=self._trusted,
+                clock=self._clock,
+                spool=spool,
+                keep_staged=keep_staged,
+                on_acknowledged=store.acknowledged,
+                on_listed=store.listed,
             )
+
+        def drop(tenant: ManagedTenant) -> None:
+            clients.pop(tenant.name).close()
+
+        try:
+            yield Intake(
+                self._config,
+                store,
+                self._catalog,
+                self._clock,
+                known=self._known,
+                make=make,
+                drop=drop,
+            )
+        finally:
+            for client in clients.values():
+                client.close()
 
     # --- before -----------------------------------------------------------------------------------
 
@@ -207,9 +231,9 @@ class _Daemon:
         finally:
             client.close()
 
-    def _scan(self, intake: Intake) -> None:
+    def _scan(self, lookout: Lookout) -> None:
         try:
-            intake.scan()
+            lookout.scan()
         except PyrepError:
             self._catalog.mark_clean_stop()  # nothing was opened
             raise
@@ -336,5 +360,7 @@ def _schedule(config: Config) -> Schedule:
 
 
 def _watch_interval(config: Config) -> float:
-    """Return the shortest monitor interval in seconds."""
-    return min((entry.monitor_interval.total_seconds() for entry in config.dbs), default=1.0)
+    """Return the shortest monitor interval in seconds; where there is none, reconciling does it."""
+    intervals = [entry.monitor_interval.total_seconds() for entry in config.dbs]
+    default = config.reconcile_interval.total_seconds()
+    return min((seconds for seconds in intervals if seconds > 0), default=default)

@@ -13,6 +13,7 @@ from pyrep.sqlite.files import (
     attached_count,
     file_system_type,
     guard_unused,
+    is_attached,
     page_crcs,
     probe,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "file_system_type",
     "guard_unused",
     "integrity_check",
+    "is_attached",
     "page_crcs",
     "probe",
 ]

@@ -30,6 +30,7 @@ __all__ = [
     "claim",
     "file_system_type",
     "guard_unused",
+    "is_attached",
     "page_crcs",
     "probe",
     "release",
@@ -170,6 +171,12 @@ def attached_count() -> int:
     """Return how many databases are attached in this process."""
     with _mutex:
         return len(_open)
+
+
+def is_attached(inode: tuple[int, int]) -> bool:
+    """Return whether the database with this device and number is attached in this process."""
+    with _mutex:
+        return inode in _open
 
 
 def file_system_type(path: Path) -> str:

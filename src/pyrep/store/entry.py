@@ -13,7 +13,7 @@ from pyrep.ltxfile import FileInfo
 from pyrep.schedule.backoff import Backoff
 from pyrep.tenant.status import TenantStatus
 
-__all__ = ["Entry", "Final", "ManagedTenant", "ParkRequest", "tenant_row"]
+__all__ = ["Entry", "Final", "Leaving", "ManagedTenant", "ParkRequest", "tenant_row"]
 
 CALM = Backoff()
 
@@ -67,8 +67,8 @@ class ManagedTenant(Protocol):
     def status(self) -> TenantStatus:
         """Return what is known."""
 
-    def close(self) -> None:
-        """Park and save."""
+    def close(self, *, going: bool = False) -> None:
+        """Park and save; ``going``: stage what can still be had of a database that went."""
 
     def take_over(self) -> None:
         """End the fencing."""
@@ -109,6 +109,15 @@ class ParkRequest:
 
 
 @dataclass(slots=True)
+class Leaving:
+    """Say that a tenant goes: whom to tell, and until when (monotonic) uploads are tried."""
+
+    done: Callable[[ManagedTenant], None]
+    deadline: float
+    closed: bool = False  # sync pool
+
+
+@dataclass(slots=True)
 class Entry:
     """Hold a tenant and when it is to be looked at; times are monotonic seconds.
 
@@ -121,8 +130,11 @@ class Entry:
     sync_backoff: Backoff = CALM  # sync pool
     upload_backoff: Backoff = CALM  # upload pool
     next_sync: float = 0.0  # sync pool
+    eager_until: float = 0.0  # until then a sync that found nothing is soon followed by another
+    armed: bool = False  # attached and quiet: the watcher tells of the next change
     recorded_at: float = float("-inf")
     park: ParkRequest | None = None
+    leaving: Leaving | None = None
     wants_snapshot: bool = False
     wants_survey: bool = False  # though there was one in this run
     list_answers: list[Callable[[bool, str], None]] = field(default_factory=list)

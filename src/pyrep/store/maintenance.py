@@ -24,7 +24,7 @@ from pyrep.retention import Decision, Policy, clock_is_plausible, confirmed, dec
 from pyrep.schedule.backoff import Backoff
 from pyrep.schedule.pool import Pool
 from pyrep.store.entry import ManagedTenant
-from pyrep.store.report import complain
+from pyrep.store.report import RETENTION, complain
 
 __all__ = ["MAINTAIN", "Host", "Maintenance", "Schedule", "forget_other_replica"]
 
@@ -338,12 +338,12 @@ class Maintenance:
         """Delete what may go, and be due again when more may."""
         decision = self._decide(tenant, files)
         if decision.refused:
-            if self._limiter.failed((tenant.name, "retention")):
+            if self._limiter.failed((tenant.name, RETENTION)):
                 extra = {"db": tenant.name, "cause": decision.refused}
                 _log.warning("nothing is deleted from the replica", extra=extra)
             self._want(tenant.name, _RETENTION, _CLOCK_RETRY_SECONDS)
             return
-        self._limiter.recovered((tenant.name, "retention"))
+        self._limiter.recovered((tenant.name, RETENTION))
         self._delete(tenant, decision.merged)
         if decision.superseded:
             self._supersede(tenant, upkeep, files, decision)

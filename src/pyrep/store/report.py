@@ -14,11 +14,13 @@ from pyrep.errors import (
 from pyrep.log import RateLimiter
 from pyrep.store.entry import ManagedTenant
 
-__all__ = ["LIST", "SYNC", "UPLOAD", "complain", "recovered"]
+__all__ = ["LIST", "RETENTION", "SNAPSHOT", "SYNC", "UPLOAD", "complain", "recovered"]
 
 SYNC = "sync"
 UPLOAD = "upload"
 LIST = "list"
+SNAPSHOT = "snapshot"
+RETENTION = "retention"
 _RECOVERED = {
     SYNC: "database can be synced again",
     UPLOAD: "replica accepts files again",

@@ -22,14 +22,15 @@ from pyrep.ltxfile import FileInfo
 from pyrep.schedule.pool import Pool
 from pyrep.store.drain import Drain, Unsent, close_tenants, is_dirty
 from pyrep.store.entry import Entry, ManagedTenant
+from pyrep.store.leaving import Departures
 from pyrep.store.maintenance import MAINTAIN, Maintenance, Schedule, forget_other_replica
 from pyrep.store.operators import Answer, Operators
-from pyrep.store.report import SYNC, UPLOAD
+from pyrep.store.report import LIST, RETENTION, SNAPSHOT, SYNC, UPLOAD
 from pyrep.store.shared import Shared
-from pyrep.store.syncing import SyncWork
+from pyrep.store.syncing import EAGER_SECONDS, SyncWork
 from pyrep.store.uploading import UploadWork
 from pyrep.store.waiting import Told, Waiter, gone
-from pyrep.watch.base import Watcher
+from pyrep.watch.base import Dirty, DirtyKind, Watcher
 from pyrep.watch.polling import PollingWatcher
 
 __all__ = ["Store"]
@@ -40,13 +41,19 @@ _WATCH_RETRY_SECONDS = 1.0
 _JOIN_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
+Changed = Callable[[Path], bool]
+
 
 class Store:
     """Hold the tenants; every method may be called from any thread.
 
     With a ``schedule`` it makes levels and snapshots and deletes what is old.
-    ``on_tick`` is called by the watcher's thread after each round and returns the seconds until
-    it wants to be called again (None: not before the next round).
+    ``leave_timeout`` is for how many seconds the uploads of a tenant that leaves are tried.
+    ``watcher_for`` makes the watcher, given what says whether a parked database has changed;
+    without it every ``watch_interval`` seconds that is asked of each.
+    The watcher's thread calls ``on_event`` with what it sees and is no tenant's change, and
+    ``on_tick`` after each round, which returns the seconds until it wants to be called again
+    (None: not before the next round).
     """
 
     def __init__(
@@ -56,20 +63,27 @@ class Store:
         *,
         max_attached: int,
         watch_interval: float = 1.0,
-        watcher: Watcher | None = None,
+        watcher_for: Callable[[Changed], Watcher] | None = None,
         random: Callable[[], float] = random_module.random,
         schedule: Schedule | None = None,
+        leave_timeout: float = 30.0,
     ) -> None:
         self._clock = clock
         self._catalog = catalog
+        self.on_event: Callable[[Dirty], None] | None = None
         self.on_tick: Callable[[], float | None] | None = None
         self.closed_in_order = False
         self._stopping = threading.Event()
         self._shared = shared = Shared(catalog, clock, random, max_attached)
-        self.watcher = watcher or PollingWatcher(watch_interval, self._has_changed, clock)
+        if watcher_for is None:
+            self.watcher: Watcher = PollingWatcher(watch_interval, self._has_changed, clock)
+        else:
+            self.watcher = watcher_for(self._has_changed)
         self._operators = Operators(shared, self.wake, self.relist)
         threads = min(_MAX_SYNC_THREADS, 2 * (os.cpu_count() or 1))
-        syncs, uploads = SyncWork(shared, self.watcher.add), UploadWork(shared)
+        self._departures = Departures(shared, self._forget, leave_timeout)
+        syncs = SyncWork(shared, self.watcher.add, self._departures)
+        uploads = UploadWork(shared, self._departures)
         self._syncs = Pool(SYNC, threads, syncs.run, syncs.failed)
         self._uploads = Pool(UPLOAD, UPLOAD_THREADS, uploads.run, uploads.failed)
         shared.pools = {SYNC: self._syncs, UPLOAD: self._uploads}
@@ -117,14 +131,35 @@ class Store:
             entry = self._shared.entries.pop(name, None)
         if entry is None:
             return None
+        self._forget(entry)
+        return entry.tenant
+
+    def _forget(self, entry: Entry) -> None:
+        name = entry.tenant.name
         self.watcher.remove(entry.tenant.spec.db_path)
         for kind in (SYNC, UPLOAD, MAINTAIN):
             self._shared.scheduler.cancel((kind, name))
         if self._shared.upkeep is not None:
             self._shared.upkeep.unregistered(name)
+        for op in (SYNC, UPLOAD, LIST, SNAPSHOT, MAINTAIN, RETENTION):
+            self._shared.limiter.recovered((name, op))
         self._shared.leave(name)
         self._shared.waiting.fail(name, gone(name))
-        return entry.tenant
+
+    def remove(self, name: str, done: Callable[[ManagedTenant], None]) -> None:
+        """Store what can still be had of a tenant, close it and forget it; its replica stays.
+
+        ``done`` is called by another thread when it is gone, unless ``keep`` or the stop comes
+        before that.
+        """
+        entry = self._shared.entries.get(name)
+        if entry is not None:
+            self.watcher.remove(entry.tenant.spec.db_path)
+            self._departures.begin(entry, done)
+
+    def keep(self, name: str) -> bool:
+        """Let a tenant that is leaving stay after all; False if it is gone, or soon told to be."""
+        return self._departures.keep(name)
 
     def lookup(self, name: str) -> ManagedTenant | None:
         """Return the tenant of a database path, resolved or as configured."""
@@ -153,9 +188,18 @@ class Store:
     def wake(self, name: str) -> None:
         """Let a tenant be synced as soon as its interval allows."""
         entry = self._shared.entries.get(name)
-        if entry is not None and self._shared.drain is None:
+        if entry is not None and entry.leaving is None and self._shared.drain is None:
             self.watcher.remove(entry.tenant.spec.db_path)
-            self._shared.schedule(SYNC, name, entry.next_sync - self._clock.monotonic())
+            entry.armed = False
+            now = self._clock.monotonic()
+            entry.eager_until = now + EAGER_SECONDS
+            self._shared.schedule(SYNC, name, entry.next_sync - now)
+
+    def look_at_all(self) -> None:
+        """Let the watcher look at every parked tenant: has it changed unseen?"""
+        for entry in self._shared.all_entries():
+            if not entry.tenant.attached:
+                self.watcher.add(entry.tenant.spec.db_path)
 
     def _has_changed(self, path: Path) -> bool:
         entry = self._shared.entries.get(str(path))
@@ -165,17 +209,22 @@ class Store:
         timeout: float | None = 0.0
         while not self._stopping.is_set():
             try:
-                self._wake_changed(timeout)
+                for dirty in self.watcher.poll(timeout):
+                    self._notice(dirty)
                 timeout = self.on_tick() if self.on_tick else None
             except Exception:
                 _log.exception("internal error in the watcher", extra={"op": "watch"})
                 timeout = _WATCH_RETRY_SECONDS
                 self._clock.wait(self._stopping, timeout)
 
-    def _wake_changed(self, timeout: float | None) -> None:
-        for dirty in self.watcher.poll(timeout):
-            for name in [str(dirty.path)] if dirty.path else list(self._shared.entries):
-                self.wake(name)
+    def _notice(self, dirty: Dirty) -> None:
+        tenant = dirty.kind is DirtyKind.CHANGED and str(dirty.path) in self._shared.entries
+        if tenant:
+            self.wake(str(dirty.path))
+        elif dirty.kind is DirtyKind.OVERFLOW:
+            self.look_at_all()
+        if not tenant and self.on_event is not None:
+            self.on_event(dirty)
 
     def wait(self, name: str, tell: Told) -> Waiter:
         """Let ``tell`` know when every commit that returned before this call is on the replica.

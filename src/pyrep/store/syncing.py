@@ -7,14 +7,17 @@ from pathlib import Path
 
 from pyrep.errors import FencedError, PyrepError
 from pyrep.store.drain import Drain
-from pyrep.store.entry import Entry, ManagedTenant
+from pyrep.store.entry import Entry
+from pyrep.store.leaving import Departures
 from pyrep.store.parking import Parking
-from pyrep.store.report import SYNC, UPLOAD, complain, recovered
+from pyrep.store.report import SNAPSHOT, SYNC, UPLOAD, complain, recovered
 from pyrep.store.shared import Shared
 from pyrep.store.waiting import Waiter
 
-__all__ = ["SyncWork"]
+__all__ = ["EAGER_SECONDS", "SyncWork"]
 
+EAGER_SECONDS = 0.25  # how long after the first write of a change its commit is awaited
+_EAGER_PAUSE_SECONDS = 0.01
 _PARK_RETRY_SECONDS = 1.0
 _ATTACHED_RETRY_SECONDS = 2.0
 _CATCH_UP_SECONDS = 0.1
@@ -26,8 +29,11 @@ class SyncWork:
     ``watch`` is called with the path of each database that is parked.
     """
 
-    def __init__(self, shared: Shared, watch: Callable[[Path], None]) -> None:
+    def __init__(
+        self, shared: Shared, watch: Callable[[Path], None], departures: Departures
+    ) -> None:
         self._shared = shared
+        self._departures = departures
         self._parking = Parking(shared.budget, shared.clock)
         self._watch = watch
 
@@ -38,6 +44,9 @@ class SyncWork:
             return
         drain, tenant = self._shared.drain, entry.tenant
         commanded = self._obey(entry) and not self._shared.waiting.wants_sync(name)
+        if entry.leaving is not None and drain is None:
+            self._departures.work(entry, entry.leaving)
+            return
         if commanded and drain is None and not (tenant.attached or tenant.changed()):
             return
         if drain is not None and not drain.wants_sync(entry):
@@ -51,23 +60,23 @@ class SyncWork:
         now = self._shared.clock.monotonic()
         waiters = self._shared.waiting.take(name)
         if drain is not None or waiters or now >= entry.next_sync:
-            entry.next_sync = now + entry.interval
-            self._sync(tenant, waiters)
+            staged = self._sync(entry, waiters)
+            entry.next_sync = now + self._pause(entry, now, staged=staged)
             self._sync_succeeded(entry, drain, urgent=bool(waiters))
         if entry.wants_snapshot and drain is None:
             self._take_snapshot(entry)
         self._after_sync(entry)
 
-    def _sync(self, tenant: ManagedTenant, waiters: list[Waiter]) -> None:
+    def _sync(self, entry: Entry, waiters: list[Waiter]) -> bool:
         """Sync, also for those who wait; they go on waiting if it did not get so far."""
-        waiting = self._shared.waiting
+        tenant, waiting = entry.tenant, self._shared.waiting
         try:
-            tenant.sync()
+            staged = self._sync_and_arm(entry)
         except BaseException:
             waiting.put_back(tenant.name, waiters)
             raise
         if not waiters:
-            return
+            return staged
         status = tenant.status()
         if status.state == "fenced":
             waiting.put_back(tenant.name, waiters)
@@ -78,6 +87,31 @@ class SyncWork:
         else:
             waiting.cover(tenant.name, waiters, status.local_txid)
             waiting.settle(tenant.name, tenant.status().durable_txid)
+        return staged
+
+    def _sync_and_arm(self, entry: Entry) -> bool:
+        """Sync; one who finds nothing lets the watcher tell of the next change, and looks again.
+
+        Armed first and looked at then, no commit comes between the two.
+        """
+        tenant = entry.tenant
+        if tenant.sync():
+            return True
+        if entry.armed or not tenant.attached or self._shared.drain is not None:
+            return False
+        entry.armed = True
+        self._watch(tenant.spec.db_path)
+        return tenant.sync()
+
+    def _pause(self, entry: Entry, now: float, *, staged: bool) -> float:
+        """Return the seconds until the next sync.
+
+        The event of a change comes with its first write; its commit may be a moment away.
+        """
+        if staged or now >= entry.eager_until:
+            entry.eager_until = 0.0
+            return entry.interval
+        return min(_EAGER_PAUSE_SECONDS, entry.interval)
 
     def _take_snapshot(self, entry: Entry) -> None:
         """Stage a snapshot; that it fails must not hold up what is committed."""
@@ -87,7 +121,7 @@ class SyncWork:
                 self._shared.submit(UPLOAD, tenant.name)
                 return
         except PyrepError as error:
-            complain(self._shared.limiter, tenant, "snapshot", error)
+            complain(self._shared.limiter, tenant, SNAPSHOT, error)
         if self._shared.upkeep is not None:
             self._shared.upkeep.retry_snapshot(tenant)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyrep.errors import FencedError
 from pyrep.store.entry import Entry
+from pyrep.store.leaving import Departures
 from pyrep.store.report import LIST, SYNC, UPLOAD, complain, recovered
 from pyrep.store.shared import Shared
 
@@ -15,8 +16,9 @@ _FILES_PER_TURN = 16
 class UploadWork:
     """Give a tenant its turn; the pool lets one thread at a time have the same tenant."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, departures: Departures) -> None:
         self._shared = shared
+        self._departures = departures
 
     def run(self, name: str) -> None:
         """List a tenant's replica if that is due, and upload what is staged."""
@@ -24,7 +26,7 @@ class UploadWork:
         if entry is None:
             return
         tenant = entry.tenant
-        if tenant.needs_survey or entry.wants_survey:
+        if entry.leaving is None and (tenant.needs_survey or entry.wants_survey):
             tenant.survey()
             entry.wants_survey = False
             _answer(entry, True, f"{name}: its replica was listed, the catalog says what is there")
@@ -42,6 +44,8 @@ class UploadWork:
         self._shared.record(entry)
         if self._shared.drain is not None:
             self._shared.drain.uploaded(entry)
+        elif entry.leaving is not None:
+            self._shared.submit(SYNC, name)
 
     def _succeeded(self, entry: Entry, op: str) -> None:
         entry.upload_backoff = entry.upload_backoff.succeeded()
@@ -52,6 +56,9 @@ class UploadWork:
         shared = self._shared
         entry = shared.entries.get(name)
         if entry is None:
+            return
+        if entry.leaving is not None and shared.drain is None:
+            self._departures.upload_failed(entry, entry.leaving, error)
             return
         entry.error = str(error)
         op = LIST if entry.tenant.needs_survey or entry.wants_survey else UPLOAD

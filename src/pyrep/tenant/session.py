@@ -201,8 +201,9 @@ class Session:
         """Close connections, then descriptors.
 
         ``keep_wal``: frames in the WAL were not shipped, so the last close must not checkpoint
-        it away.
+        it away.  Nor may it where the names lead to other files by now: SQLite would delete the
+        -wal by its name.
         """
-        if keep_wal:
+        if keep_wal or self.att.identity_error():
             self.att.keep_wal_on_close()
         self.att.close()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyrep.ids import TXID
+from pyrep.tenant.position import SyncState
 
-__all__ = ["TenantStatus"]
+__all__ = ["TenantStatus", "state_word"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +24,14 @@ class TenantStatus:
     lag_seconds: float
     error: str
     node_id: int
+
+
+def state_word(state: SyncState, error: str, *, degraded: bool, attached: bool) -> str:
+    """Return the word for a tenant's state in reports."""
+    if state.fenced:
+        return "fenced"
+    if error:
+        return "degraded" if degraded else "error"
+    if attached:
+        return "attached"
+    return "parked" if state.txid else "new"

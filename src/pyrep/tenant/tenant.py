@@ -24,13 +24,14 @@ from pyrep.storage.base import ReplicaClient
 from pyrep.tenant import lineage, recover, turn, upload
 from pyrep.tenant.acknowledge import acknowledge, supersede
 from pyrep.tenant.capture import SpoolFullError
+from pyrep.tenant.farewell import farewell
 from pyrep.tenant.lineage import Action
 from pyrep.tenant.position import Fingerprint, SyncState, new_node_id
 from pyrep.tenant.session import prints
 from pyrep.tenant.snapshot import stage_snapshot
 from pyrep.tenant.spool import Spool
 from pyrep.tenant.statedir import StateDir
-from pyrep.tenant.status import TenantStatus
+from pyrep.tenant.status import TenantStatus, state_word
 from pyrep.tenant.sync import Engine, fence_hint
 from pyrep.tenant.trouble import explain
 
@@ -132,7 +133,7 @@ class Tenant:
         return TenantStatus(
             self.name,
             self._client.url,
-            self._word(state),
+            state_word(state, self._error, degraded=self._degraded, attached=self.attached),
             state.txid,
             state.durable_txid,
             len(queue),
@@ -141,15 +142,6 @@ class Tenant:
             state.fenced or self._error,
             state.node_id,
         )
-
-    def _word(self, state: SyncState) -> str:
-        if state.fenced:
-            return "fenced"
-        if self._error:
-            return "degraded" if self._degraded else "error"
-        if self.attached:
-            return "attached"
-        return "parked" if state.txid else "new"
 
     def changed(self) -> bool:
         """Look at the file and its WAL without opening them; True if a parked tenant must wake."""
@@ -315,18 +307,24 @@ class Tenant:
             self._disown()
             return True
 
-    def close(self) -> None:
-        """Park, whatever the seal says, and let go of everything."""
+    def close(self, *, going: bool = False) -> None:
+        """Park, whatever the seal says, and let go of everything.
+
+        ``going``: the database goes, or went; first what can still be had of it is staged.
+        """
         with self._lock:
             try:
-                if self.attached:
+                if going:
+                    farewell(self._engine)
+                elif self.attached:
                     self.park(force=True)
                 elif self._folder.owned:
                     self._engine.save()
             except OSError as error:
                 raise self._failed(explain(self.spec, error)) from error
             finally:
-                self._folder.disown()
+                if not (going and self.pending):  # what waits is still to be uploaded
+                    self._folder.disown()
 
     # --- upload: network ---
 

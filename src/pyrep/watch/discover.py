@@ -79,9 +79,19 @@ class Discovery(Generic[S]):
         return len(self._pending)
 
     @property
+    def restless(self) -> bool:
+        """Return whether a candidate may become ready, or readable, without any event."""
+        restless = (Kind.WAITING, Kind.UNREADABLE)
+        return any(pending.finding.kind in restless for pending in self._pending.values())
+
+    @property
     def waiting(self) -> int:
         """Return how many of them are databases that are just being made."""
         return sum(p.finding.kind is Kind.WAITING for p in self._pending.values())
+
+    def candidates(self) -> list[S]:
+        """Return the candidates that are not ready."""
+        return [pending.finding.candidate for pending in self._pending.values()]
 
     def knows(self, path: Path) -> bool:
         """Return whether a file was offered and is not ready."""
@@ -96,6 +106,15 @@ class Discovery(Generic[S]):
     def forget(self, path: Path) -> None:
         """Look at a candidate no more."""
         self._pending.pop(path, None)
+
+    def look(self, path: Path) -> Finding[S] | None:
+        """Look at one candidate now; return the finding if it is new."""
+        pending = self._pending.get(path)
+        if pending is None:
+            return None
+        before = pending.finding
+        after = self._look(pending)
+        return after if after != before else None
 
     def look_again(self) -> list[Finding[S]]:
         """Look at what was not ready; return the findings that are new."""
@@ -142,6 +161,8 @@ class Discovery(Generic[S]):
             return Finding(candidate, Kind.UNREADABLE, _without(path, error), error.hint)
         inode = (found.device, found.inode)
         reason, hint = _not_a_database(found)
+        if found.size == 0 and not self._at_rest(pending, found):
+            return Finding(candidate, Kind.WAITING, "was created a moment ago", inode=inode)
         if reason:
             return Finding(candidate, Kind.REJECTED, reason, hint, inode)
         reason = self._unready(pending, found)

@@ -43,6 +43,17 @@ class PollingWatcher:
                 del self._paths[path]
                 self._sweep = None
 
+    def watch_folder(self, folder: str) -> bool:
+        """Say that names which come and go are not seen."""
+        return False
+
+    def forget_folder(self, folder: str, *, below: bool = True) -> None:
+        """Do nothing: no folder is watched."""
+
+    def due_in(self) -> float | None:
+        """Return the seconds until the next sweep, None if there is nothing to look at."""
+        return max(0.0, self._due - self._clock.monotonic()) if self._paths else None
+
     def poll(self, timeout: float | None) -> list[Dirty]:
         """Wait for the next sweep, ``timeout`` seconds at most, and return what it found."""
         wait = max(0.0, self._due - self._clock.monotonic())

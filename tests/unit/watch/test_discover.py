@@ -135,12 +135,33 @@ def test_what_is_no_database_is_rejected_and_recovers(
 ) -> None:
     path = tmp_path / "a.db"
     path.write_bytes(content)
+    os.utime(path, (0, 0))  # it was not created a moment ago
     finding = discovery.offer(File(path))
     assert (finding.kind, finding.reason) == (Kind.REJECTED, reason)
     assert discovery.look_again() == []
     path.unlink()
     _make(path, clock)
     assert _kinds(discovery.look_again()) == [Kind.READY]
+
+
+def test_an_empty_file_is_given_a_moment(
+    discovery: Discovery[File], clock: FakeClock, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.db"
+    path.touch()
+    _touch(path, clock, 0.0)
+    assert discovery.offer(File(path)).kind is Kind.WAITING
+    assert discovery.restless
+    clock.advance(1.1)
+    (found,) = discovery.look_again()
+    assert (found.kind, found.reason) == (Kind.REJECTED, "is empty")
+    assert not discovery.restless
+    _make(path, clock)
+    found_now = discovery.look(path)
+    assert found_now is not None
+    assert found_now.kind is Kind.READY
+    assert discovery.look(path) is None
+    assert discovery.candidates() == []
 
 
 def test_a_missing_database_is_waited_for(

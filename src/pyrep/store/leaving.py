@@ -1,0 +1,100 @@
+"""How a tenant goes: what can still be had of it is stored, then it is forgotten."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from pyrep.errors import DatabaseError, FencedError, PyrepError, ReplicaPermanentError
+from pyrep.store.entry import Entry, Leaving, ManagedTenant, tenant_row
+from pyrep.store.report import SYNC, UPLOAD, complain
+from pyrep.store.shared import Shared
+
+__all__ = ["Departures"]
+
+_log = logging.getLogger(__name__)
+
+
+class Departures:
+    """Lead tenants out: the close on the sync pool, uploads, the end; all in their turns.
+
+    ``patience`` (seconds) is how long uploads are tried; ``forget`` takes a tenant that is out
+    of the list away from the rest of the store.
+    """
+
+    def __init__(self, shared: Shared, forget: Callable[[Entry], None], patience: float) -> None:
+        self._shared = shared
+        self._forget = forget
+        self._patience = patience
+
+    def begin(self, entry: Entry, done: Callable[[ManagedTenant], None]) -> None:
+        """Let a tenant go; ``done`` is called by a thread of the store when it is gone."""
+        deadline = self._shared.clock.monotonic() + self._patience
+        entry.leaving = Leaving(done, deadline)
+        self._shared.schedule(SYNC, entry.tenant.name)
+
+    def keep(self, name: str) -> bool:
+        """Let a tenant that is leaving stay after all; False if it is gone."""
+        with self._shared.lock:
+            entry = self._shared.entries.get(name)
+            if entry is not None:
+                entry.leaving = None
+            return entry is not None
+
+    def work(self, entry: Entry, leaving: Leaving) -> None:
+        """Do the next step on the sync pool: close the database, wait for uploads, end."""
+        tenant = entry.tenant
+        if not leaving.closed:
+            leaving.closed = True
+            self._close(tenant, going=True)
+            self._shared.leave(tenant.name)
+        left = leaving.deadline - self._shared.clock.monotonic()
+        if tenant.pending and left > 0:
+            self._shared.submit(UPLOAD, tenant.name)
+            self._shared.schedule(SYNC, tenant.name, left)
+        else:
+            self._end(entry, leaving)
+
+    def _close(self, tenant: ManagedTenant, *, going: bool) -> None:
+        """Close the database; what goes wrong where everything may be gone is only said."""
+        try:
+            tenant.close(going=going)
+        except (PyrepError, OSError) as error:
+            extra = {"db": tenant.name, "op": "close", "error": str(error)}
+            _log.warning("the last changes of a database that goes may be lost", extra=extra)
+
+    def upload_failed(self, entry: Entry, leaving: Leaving, error: Exception) -> None:
+        """Try again until the time is over, unless that is hopeless."""
+        shared, name = self._shared, entry.tenant.name
+        complain(shared.limiter, entry.tenant, UPLOAD, error)
+        if isinstance(error, FencedError | DatabaseError | ReplicaPermanentError):
+            leaving.deadline = shared.clock.monotonic()
+            shared.submit(SYNC, name)
+            return
+        entry.upload_backoff = entry.upload_backoff.failed()
+        shared.schedule(UPLOAD, name, entry.upload_backoff.delay(shared.random))
+
+    def _end(self, entry: Entry, leaving: Leaving) -> None:
+        shared, tenant = self._shared, entry.tenant
+        with shared.lock:
+            if entry.leaving is not leaving:
+                return  # it came back
+            del shared.entries[tenant.name]
+        status = tenant.status()
+        if status.pending_files:
+            _log.warning(
+                "a database that went was not uploaded to its end",
+                extra={
+                    "db": tenant.name,
+                    "pending": status.pending_files,
+                    "hint": "What is staged is uploaded if it comes back with its state directory.",
+                },
+            )
+        self._close(tenant, going=False)
+        self._forget(entry)
+        row = replace(tenant_row(tenant), status="absent", error="", lag_seconds=0.0)
+        shared.catalog.save_tenant(replace(row, pending_files=0, pending_bytes=0))
+        if entry.park is not None:
+            entry.park.answer(True, f"{tenant.name} is managed no longer")
+        leaving.done(tenant)
