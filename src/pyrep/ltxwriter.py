@@ -159,7 +159,8 @@ class LTXWriter:
 
         :raises LTXError: it may not come next, or ``data`` is no page
         """
-        self._used += self._encoder.add_page(pgno, data, self._room(1))
+        room = self._room(1)  # this may reset what is used
+        self._used += self._encoder.add_page(pgno, data, room)
 
     def finish(self, pre: int, post: int) -> int:
         """Write what follows the pages, then the header; return the file's size in bytes.

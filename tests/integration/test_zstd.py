@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -111,3 +113,18 @@ def test_a_broken_chain_is_healed_by_a_zstd_snapshot(rig: Rig, app: App) -> None
     ship(rig, app, truths, 1)
     assert kinds(rig) == {0: {False}, SNAPSHOT_LEVEL: {True}}
     rig.expect_equal(4, source=truths[4])
+
+
+def test_the_table_of_the_benchmark() -> None:
+    """zstd beside LZ4 on tenants of four kinds; the program compares each restore."""
+    script = Path(__file__).parents[2] / "benchmarks" / "macro" / "bench_zstd.py"
+    command = [sys.executable, str(script), "--mib", "0.5", "--levels", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    sizes: dict[str, list[float]] = {}
+    for line in done.stdout.splitlines()[3:]:
+        sizes.setdefault(line[:12].strip(), []).append(float(line[21:].split()[0]))
+    assert list(sizes) == ["orders", "json events", "mail", "photos"]
+    for name, (lz4, zstd) in sizes.items():
+        assert zstd <= lz4, name
+        if name != "photos":
+            assert zstd < lz4 * 0.9, name

@@ -13,6 +13,7 @@ import pytest
 
 from fixtures.ltxspec import PAGE_SIZES, header_of, page
 from fixtures.wal import opened, sqlite_wal
+from oracle import ltx as oracle
 from oracle.ltx import LTX
 from pyrep import _wal, ltxwriter
 from pyrep._ltx import Encoder, Header
@@ -185,6 +186,16 @@ def test_one_core_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ltxwriter, "_cores", 1)
     with ltxwriter._helping(1) as got:
         assert got == 0
+
+
+def test_pages_one_by_one(tmp_path: Path) -> None:
+    pages = {n: page(n, 512) for n in range(1, 60)}
+    with _new(tmp_path / "ltx") as fd:
+        writer = ltxwriter.LTXWriter(fd, header_of(LTX(512, 59, {}, 1, 1)))
+        for pgno, data in pages.items():
+            writer.add_page(pgno, data)
+        assert writer.finish(0, 0) == (tmp_path / "ltx").stat().st_size
+    assert oracle.decode((tmp_path / "ltx").read_bytes()).pages == pages
 
 
 def test_parts_must_meet() -> None:
