@@ -139,12 +139,15 @@ def _info(min_txid: int, max_txid: int | None = None, level: int = 0) -> FileInf
 def _plant(backend: Backend, infos: Sequence[FileInfo]) -> None:
     """Store many small files of one replica without a client."""
 
-    def plant(info: FileInfo) -> None:
-        data = build_ltx(info.min_txid, info.max_txid, pages={})
-        backend.plant("tenant", backend.name("", info), data)
-
+    files = {
+        backend.name("", info): build_ltx(info.min_txid, info.max_txid, pages={}) for info in infos
+    }
+    plant_many = getattr(backend, "plant_many", None)
+    if plant_many is not None:
+        plant_many("tenant", files)
+        return
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(plant, infos))
+        list(pool.map(lambda item: backend.plant("tenant", *item), files.items()))
 
 
 def _places(infos: Sequence[FileInfo]) -> list[tuple[int, int]]:

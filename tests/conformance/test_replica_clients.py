@@ -13,12 +13,13 @@ import pytest
 
 from fixtures.azurite import ABSServer
 from fixtures.gcs import GCSServer
+from fixtures.nats_server import NATSServer, place_of
 from fixtures.servers import S3Server
 from fixtures.sshd import SFTPServer
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.base import ReplicaClient
 from pyrep.storage.file import FileReplicaClient
-from pyrep.storage.layout import hex_ltx_path, ltx_path
+from pyrep.storage.layout import hex_ltx_path, ltx_path, parse_ltx_path
 from pyrep.storage.memory import MemoryReplicaClient, MemoryStorage
 from pyrep.storage.registry import ReplicaSpec, connect
 from pyrep.storage.retry import RetryingClient
@@ -86,6 +87,47 @@ class SFTPBackend(FileBackend):
         client = connect(self.server.spec(f"{self.root}/{path}"))
         self.clients.callback(client.close)
         return client
+
+
+@dataclass
+class NATSBackend:
+    """Use a bucket of its own on a server that runs for the whole session."""
+
+    server: NATSServer
+    clients: ExitStack
+
+    def __post_init__(self) -> None:
+        self.bucket = self.server.make_bucket()
+        self.clients.callback(self.server.remove_bucket, self.bucket)
+
+    def client(self, path: str = "tenant") -> ReplicaClient:
+        client = connect(self.server.spec(self.bucket, path))
+        self.clients.callback(client.close)
+        return client
+
+    def objects(self) -> dict[str, bytes]:
+        return self.server.objects(self.bucket)
+
+    def plant(self, path: str, name: str, data: bytes) -> None:
+        info = parse_ltx_path(name)
+        whole = f"{path}/{name}"
+        if info is None:
+            self.server.put(self.bucket, {whole: data})
+        else:
+            place = place_of(path, info.level, info.name)
+            self.server.put_raw(self.bucket, {place: (whole, data)})
+
+    def plant_many(self, path: str, files: dict[str, bytes]) -> None:
+        infos = {name: parse_ltx_path(name) for name in files}
+        objects = {
+            place_of(path, info.level, info.name): (f"{path}/{name}", files[name])
+            for name, info in infos.items()
+            if info is not None
+        }
+        self.server.put_raw(self.bucket, objects)
+
+    def name(self, path: str, info: FileInfo) -> str:
+        return _ltx_name(path, info)
 
 
 class RetryBackend(MemoryBackend):
@@ -231,6 +273,13 @@ def test_contract_on_fake_gcs(
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server.host)
     with ExitStack() as stack:
         check(ObjectBackend(gcs_server, stack))
+
+
+@pytest.mark.nats
+@pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
+def test_contract_on_nats(nats: NATSServer, check: Callable[[suite.Backend], None]) -> None:
+    with ExitStack() as stack:
+        check(NATSBackend(nats, stack))
 
 
 @pytest.mark.abs

@@ -1,4 +1,4 @@
-"""Litestream and pyrep on one replica of a server, both ways: SFTP."""
+"""Litestream and pyrep on one replica of a server, both ways: SFTP and NATS."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from fixtures import litestream
 from fixtures.app import App, checkpointed_copy, differing_pages, row_counts
 from fixtures.cli import pyrep
+from fixtures.nats_server import NATSServer
 from fixtures.rig import Rig
 from fixtures.sshd import SFTPServer
 from pyrep.clock import from_ms
@@ -27,8 +28,9 @@ Keys = dict[str, Any]
 
 def client_of(replica: Keys) -> Any:
     """Return a client of a replica that is given by its keys."""
-    options = {key: value for key, value in replica.items() if key not in ("type", "path")}
-    return connect(ReplicaSpec(replica["type"], replica.get("path", ""), options=options))
+    options = {key: v for key, v in replica.items() if key not in ("type", "path", "url")}
+    spec = ReplicaSpec(replica["type"], replica.get("path", ""), replica.get("url"), options)
+    return connect(spec)
 
 
 def litestream_restore(replica: Keys, out: Path, **flags: Any) -> Path:
@@ -160,3 +162,48 @@ def test_a_directory_goes_to_sftp_and_back(
 ) -> None:
     replica = {**on_sftp(sftp_server, tmp_path), "password": "S3CRET"}
     a_directory_goes_there_and_back(replica, tmp_path, start_app, ["S3CRET"])
+
+
+# --- NATS -----------------------------------------------------------------------------------------
+
+
+def on_nats(server: NATSServer) -> Keys:
+    keys = server.keys(server.make_bucket())
+    # Litestream takes a user from the keys only.
+    return {"type": "nats", **keys}
+
+
+@pytest.mark.nats
+def test_litestream_restores_what_pyrep_wrote_to_nats(
+    nats: NATSServer, tmp_path: Path, start_app: StartApp
+) -> None:
+    pyrep_writes_litestream_restores(on_nats(nats), tmp_path, start_app)
+
+
+@pytest.mark.nats
+def test_pyrep_restores_what_litestream_wrote_to_nats(
+    nats: NATSServer, tmp_path: Path, start_app: StartApp
+) -> None:
+    litestream_writes_pyrep_restores(on_nats(nats), tmp_path, start_app)
+
+
+@pytest.mark.nats
+def test_a_directory_goes_to_nats_and_back(
+    nats: NATSServer, tmp_path: Path, start_app: StartApp
+) -> None:
+    replica = on_nats(nats)
+    a_directory_goes_there_and_back(replica, tmp_path, start_app, ["S3CRET"])
+    bucket = replica["url"].rpartition("/")[2]
+    names = {name.rpartition("/ltx/")[0] for name in nats.objects(bucket)}
+    assert names == {"db1.db", "team a/db#2.db"}
+
+
+@pytest.mark.nats
+def test_a_bucket_key_with_a_url_that_has_none(
+    nats: NATSServer, tmp_path: Path, start_app: StartApp
+) -> None:
+    url, _, bucket = on_nats(nats)["url"].rpartition("/")
+    replica = {"type": "nats", **nats.options, "url": url, "bucket": bucket}
+    a_directory_goes_there_and_back(replica, tmp_path, start_app, ["S3CRET"])
+    names = {name.rpartition("/ltx/")[0] for name in nats.objects(bucket)}
+    assert names == {"db1.db", "team a/db#2.db"}

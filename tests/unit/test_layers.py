@@ -43,6 +43,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "apsw": ("sqlite", "catalog", "restore"),
     "inotify_simple": ("watch.inotify",),
     "botocore": ("storage.s3_session",),
+    "nats": ("storage.nats", "storage.nats_bucket", "storage.nats_session"),
     "paramiko": ("storage.sftp_session",),
     "azure": ("storage.abs_session",),
     "google": ("storage.gcs_session",),

@@ -16,7 +16,7 @@ from typing import Any
 
 from pyrep.config.limits import check_limits
 from pyrep.config.model import Config, DatabaseConfig, ReplicaConfig, redact_url
-from pyrep.config.paths import compile_pattern, join_url
+from pyrep.config.paths import compile_pattern, join_url, with_bucket
 from pyrep.errors import ConfigError, PyrepError
 from pyrep.storage.budget import Limits
 from pyrep.storage.layout import clean_replica_path, join_replica_path
@@ -356,6 +356,8 @@ def _single(entry: DatabaseConfig) -> TenantSpec:
     db_path = Path(os.path.realpath(configured))
     state = entry.meta_path / "pyrep" if entry.meta_path else _beside(str(db_path))
     spec = _spec(entry.replica, None)
+    if spec.type == "nats":
+        spec = replace(spec, path="")  # Litestream ignores a path here; tenants go below it
     check_limits(spec, str(db_path), str(state), entry.replica.type)
     return TenantSpec(
         db_path=db_path,
@@ -396,6 +398,8 @@ def _beside(db_path: str) -> str:
 def _spec(replica: ReplicaConfig, relpath: str | None) -> ReplicaSpec:
     """Return the tenant's own replica: the configured one, joined with its relative path."""
     url = replica.url.reveal() if replica.url else None
+    if url and replica.type == "nats":
+        url = with_bucket(url, str(replica.options.get("bucket") or ""))
     limits = Limits(replica.requests_per_second, replica.bytes_per_second)
     spec = ReplicaSpec(replica.type, replica.path, url, replica.options, limits)
     return spec if relpath is None else replica_below(spec, relpath)

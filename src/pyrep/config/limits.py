@@ -36,7 +36,8 @@ LIMITS = {
     "abs": Limit(1024 - _LTX_BYTES, 1024 - _LTX_BYTES, text=True),
     "sftp": Limit(PATH_BYTES - _TAIL_BYTES, NAME_BYTES, text=True),
     "webdav": Limit(PATH_BYTES - _TAIL_BYTES, NAME_BYTES, text=True),
-    "nats": Limit(PATH_BYTES - _TAIL_BYTES, PATH_BYTES - _TAIL_BYTES, text=True),
+    # in base64 it is part of a subject, and the server reads lines of 4 KiB
+    "nats": Limit(2048, 2048, text=True),
 }
 
 

@@ -8,7 +8,7 @@ import posixpath
 import re
 from urllib.parse import quote
 
-__all__ = ["compile_pattern", "expand_path", "join_url"]
+__all__ = ["compile_pattern", "expand_path", "join_url", "with_bucket"]
 
 _SCHEMES = ("sqlite://", "sqlite3://")
 _URL = re.compile(r"(\w+://[^/?]*)([^?]*)(\?.*)?", re.DOTALL)
@@ -98,3 +98,11 @@ def join_url(url: str, relpath: str) -> str:
     base = posixpath.normpath("/" + match[2].strip("/"))
     tail = quote(os.fsencode(relpath), safe="/")
     return f"{match[1]}{base.rstrip('/')}/{tail}{match[3] or ''}"
+
+
+def with_bucket(url: str, bucket: str) -> str:
+    """Return a URL whose path begins with a bucket: its own, else the one given."""
+    match = _URL.fullmatch(url)
+    if match is None or match[2].strip("/") or not bucket:
+        return url
+    return f"{match[1]}/{bucket}{match[3] or ''}"

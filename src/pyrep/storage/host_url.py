@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from pyrep.errors import ConfigError
 
-__all__ = ["HostURL", "parse_host_url", "split_port"]
+__all__ = ["HostURL", "parse_host_url", "split_bucket", "split_port"]
 
 _URL = re.compile(
     r"(?P<scheme>\w+)://(?:(?P<user>[^/?#]*)@)?(?P<host>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)",
@@ -62,6 +62,12 @@ def parse_host_url(url: str) -> HostURL:
         _decoded(scheme, user),
         _decoded(scheme, password) if colon else None,
     )
+
+
+def split_bucket(path: str) -> tuple[str, str]:
+    """Return the bucket that a URL's path begins with, and the rest."""
+    bucket, _, rest = path.strip("/").partition("/")
+    return bucket, rest
 
 
 def split_port(host: str, default: int) -> tuple[str, int]:

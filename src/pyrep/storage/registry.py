@@ -17,7 +17,7 @@ from pyrep.errors import ConfigError
 from pyrep.storage.base import ReplicaClient
 from pyrep.storage.budget import NO_LIMITS, Budget, Limits
 from pyrep.storage.file import FileReplicaClient
-from pyrep.storage.host_url import parse_host_url
+from pyrep.storage.host_url import parse_host_url, split_bucket
 from pyrep.storage.limit import LimitedClient
 from pyrep.storage.object_url import ABS_PARAMETERS, GCS_PARAMETERS, parse_object_url
 from pyrep.storage.retry import RetryingClient, RetryPolicy
@@ -32,7 +32,6 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _NOT_BUILT = {
     "webdav": "webdav",
     "webdavs": "webdav",
-    "nats": "nats",
     "oss": "oss",
 }
 
@@ -82,6 +81,8 @@ def parse_url(url: str) -> ReplicaURL:
         return ReplicaURL(scheme, _file_path(url))
     if scheme == "s3":
         return ReplicaURL(scheme, parse_s3_url(url).path)
+    if scheme == "nats":
+        return ReplicaURL(scheme, split_bucket(parse_host_url(url).path)[1])
     if scheme == "sftp":
         return ReplicaURL(scheme, parse_host_url(url).path)
     if scheme == "gs":
@@ -213,6 +214,22 @@ def _connect_gs(spec: ReplicaSpec, budget: Budget) -> ReplicaClient:
     return ObjectReplicaClient(bucket, settings.path, release=lambda: _sessions.release(key))
 
 
+def _connect_nats(spec: ReplicaSpec, budget: Budget) -> ReplicaClient:
+    """Build a client on the connection of its servers and account."""
+    from pyrep.storage.nats_config import nats_settings
+
+    settings = nats_settings(url=spec.url, path=spec.path, options=spec.options)
+    with _extra("nats"):
+        from pyrep.storage.nats import NATSReplicaClient
+        from pyrep.storage.nats_session import NATSSession
+    account = settings.account
+    session = _sessions.acquire(account, lambda: NATSSession(account))
+    client = NATSReplicaClient(
+        settings, cast(NATSSession, session), release=lambda: _sessions.release(account)
+    )
+    return _limited(client, account.servers[0], account, spec.limits, budget)
+
+
 def _connect_abs(spec: ReplicaSpec, budget: Budget) -> ReplicaClient:
     """Build a client on the session of its account and credential."""
     from pyrep.storage.abs import ABSContainer
@@ -270,6 +287,7 @@ _factories: dict[str, Factory] = {
     "abs": _connect_abs,
     "file": _connect_file,
     "gs": _connect_gs,
+    "nats": _connect_nats,
     "s3": _connect_s3,
     "sftp": _connect_sftp,
 }

@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
+from pyrep.errors import ReplicaPermanentError
+
 __all__ = ["Closeable", "Current", "Shared"]
 
 
@@ -65,6 +67,8 @@ class Current(Generic[Thing]):
     def get(self) -> Thing:
         """Return the connection; raise what its maker raised, to all who waited for it."""
         with self._lock:
+            if self._closed:
+                raise ReplicaPermanentError("the connection was closed by its last user")
             if self._thing is not None:
                 return self._thing
             attempt, is_mine = self._attempt, self._attempt is None
