@@ -50,6 +50,7 @@ _JSON_HEAD = """\
 # Command, keys of the document, keys of the items; a test compares them with what is printed.
 DOCUMENTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("databases", ("databases", "problems"), ("path", "replica", "url")),
+    ("doctor", ("url", "failed", "checks"), ("check", "result", "detail", "milliseconds")),
     ("ltx", ("files",), ("level", "name", "min_txid", "max_txid", "size", "timestamp")),
     (
         "status",

@@ -28,6 +28,7 @@ cli = Group(
     modules={
         "config": "pyrep.cli.config",
         "databases": "pyrep.cli.databases",
+        "doctor": "pyrep.cli.doctor",
         "ltx": "pyrep.cli.ltx",
         "park": "pyrep.cli.park",
         "replicate": "pyrep.cli.replicate",

@@ -197,6 +197,7 @@ class FileReplicaClient:
                 self._ready.discard(level)
             _remove_if_empty(folder)
         _remove_if_empty(os.path.join(self._root, LTX_DIR))
+        _remove_if_empty(self._root)
 
     def look_below(self, path: str = "") -> Below:
         """Look for replicas at a path below the client's own; links are not followed."""

@@ -184,6 +184,7 @@ class SFTPReplicaClient:
             self.delete_ltx(self._list(level, NO_TXID))
         self._remove_abandoned()
         folders = [self._join(level_path(level)) for level in LEVELS] + [self._join(LTX_DIR)]
+        folders.append(self._settings.path)
         with self._session.channel("delete", self.url) as channel:
             for folder in folders:
                 # One that is missing or not empty stays as it is.
