@@ -93,8 +93,11 @@ def _levels(text: str) -> list[int]:
 
 def _client(where: str, config_path: str | None, no_expand_env: bool) -> ReplicaClient:
     from pyrep.storage.registry import ReplicaSpec, connect
+    from pyrep.storage.retry import PATIENT
 
     if names_replica(where, config_path):
         log_to_stderr()
-        return connect(ReplicaSpec(url=where))
-    return connect(find_tenant(read_config(config_path, no_expand_env), where).replica)
+        return connect(ReplicaSpec(url=where), policy=PATIENT)
+    return connect(
+        find_tenant(read_config(config_path, no_expand_env), where).replica, policy=PATIENT
+    )

@@ -140,10 +140,11 @@ def _open(config: Config, tenant: TenantSpec) -> Iterator[Tenant]:
     """Yield a tenant's engine, for local work only."""
     from pyrep.clock import SystemClock
     from pyrep.storage.registry import connect
+    from pyrep.storage.retry import PATIENT
     from pyrep.tenant.tenant import Tenant
 
     lineage = node_id(config, tenant)
-    with closing(connect(tenant.replica)) as client:
+    with closing(connect(tenant.replica, policy=PATIENT)) as client:
         handle = Tenant(tenant, client, known_node_id=lineage, clock=SystemClock())
         with closing(handle):
             yield handle

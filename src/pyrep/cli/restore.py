@@ -144,8 +144,12 @@ def _restore(wanted: Wanted, job: Job) -> int:
     if wanted.if_db_not_exists and os.path.lexists(job.output):
         return _skip(wanted, job, "database already exists, skipping")
     from pyrep.storage.registry import connect
+    from pyrep.storage.retry import PATIENT
 
-    with closing(connect(job.replica, stop=job.cancel)) as client, interruptible(job.cancel):
+    with (
+        closing(connect(job.replica, stop=job.cancel, policy=PATIENT)) as client,
+        interruptible(job.cancel),
+    ):
         try:
             if wanted.dry_run:
                 return _show_plan(wanted, job, client)

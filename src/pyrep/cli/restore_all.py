@@ -41,6 +41,7 @@ from pyrep.restore.execute import RestoreOptions, RestoreResult, plan_restore
 from pyrep.restore.fleet import FleetItem, FleetResult, restore_all
 from pyrep.restore.plan import Plan, time_text
 from pyrep.storage.registry import connect
+from pyrep.storage.retry import PATIENT
 
 if TYPE_CHECKING:
     from pyrep.config.expand import TenantSpec
@@ -155,7 +156,7 @@ def _places(found: Sequence[Found]) -> list[str]:
 def _plan_one(wanted: Wanted, name: str, job: Job) -> _Outcome:
     """Plan one database, for a dry run."""
     try:
-        with closing(connect(job.replica, stop=job.cancel)) as client:
+        with closing(connect(job.replica, stop=job.cancel, policy=PATIENT)) as client:
             plan = plan_restore(client, timestamp_ms=wanted.timestamp_ms)
             return _Outcome(name, job, "planned", client.scheme, plan=plan)
     except PyrepError as error:
@@ -188,7 +189,7 @@ def _prepare(wanted: Wanted, name: str, job: Job) -> tuple[_Outcome | None, Flee
         return _Outcome(name, job, SKIPPED, reason="already exists"), None
     try:
         job.check()
-        client: ReplicaClient = connect(job.replica, stop=job.cancel)
+        client: ReplicaClient = connect(job.replica, stop=job.cancel, policy=PATIENT)
     except PyrepError as error:
         return _failure(wanted, name, job, error), None
     return None, FleetItem(name, client, job.output, options(wanted, job))

@@ -27,6 +27,7 @@ from pyrep.config.expand import (
 from pyrep.errors import ConfigError, DatabaseError, PyrepError
 from pyrep.sqlite import probe
 from pyrep.storage.registry import ReplicaSpec, connect, parse_url
+from pyrep.storage.retry import PATIENT
 from pyrep.storage.search import ReplicaSearch, find_replicas
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _is_database(path: Path) -> bool:
 def _search(
     base: ReplicaSpec, on_look: OnLook | None, cancel: threading.Event | None
 ) -> ReplicaSearch:
-    with closing(connect(base, stop=cancel)) as client:
+    with closing(connect(base, stop=cancel, policy=PATIENT)) as client:
         return find_replicas(client, on_look=on_look)
 
 

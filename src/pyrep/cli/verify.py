@@ -227,10 +227,11 @@ def _verify(
 def _item(config: Config | None, found: Found, cancel: threading.Event) -> VerifyItem:
     from pyrep.cli.running import known_files
     from pyrep.storage.registry import connect
+    from pyrep.storage.retry import PATIENT
     from pyrep.verify import Known, VerifyItem
 
     def client() -> ReplicaClient:
-        return connect(found.replica, stop=cancel)
+        return connect(found.replica, stop=cancel, policy=PATIENT)
 
     def known() -> Known:
         return known_files(config, found.name) if config is not None else Known()
@@ -273,6 +274,7 @@ def _fix(config: Config, found: Sequence[Found], cancel: threading.Event) -> Non
     from pyrep.errors import PyrepError
     from pyrep.restore.source import list_files
     from pyrep.storage.registry import connect
+    from pyrep.storage.retry import PATIENT
 
     running = running_pid(config) is not None
     for each in found:
@@ -280,7 +282,7 @@ def _fix(config: Config, found: Sequence[Found], cancel: threading.Event) -> Non
             if running:
                 say(ask(config, "relist", each.name, _SECONDS))
                 continue
-            with closing(connect(each.replica, stop=cancel)) as client:
+            with closing(connect(each.replica, stop=cancel, policy=PATIENT)) as client:
                 listing = list_files(client)
             if relist(config, each.name, listing):
                 say(f"the catalog has {len(listing)} files of {each.name} now")

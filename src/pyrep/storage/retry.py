@@ -15,7 +15,7 @@ from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.base import NO_TXID, Below, Capabilities, ReplicaClient
 
-__all__ = ["RetryPolicy", "RetryingClient"]
+__all__ = ["PATIENT", "RetryPolicy", "RetryingClient"]
 
 _READ_BUFFER = 64 << 10
 
@@ -41,6 +41,10 @@ class RetryPolicy:
     def delay(self, failures: int, rng: random.Random) -> float:
         """Return the seconds to wait after so many failures in a row (1, 2…)."""
         return float(min(self.cap, self.base * 2 ** (failures - 1))) * rng.uniform(0.5, 1.0)
+
+
+# For a command, which nobody starts again by itself: about 15 seconds.
+PATIENT = RetryPolicy(attempts=9)
 
 
 class RetryingClient:
