@@ -27,10 +27,10 @@ pytestmark = pytest.mark.crash
 
 Choice = TypeVar("Choice")
 
-STEPS = ("stage", "state", "table", "file")
+STEPS = ("stage", "state", "table", "file", "stream")
 CUTS = ("write", "rename", "link", "fsync_dir", "truncate", "fsync")
 KILLS = ("kill", "kill-after", "torn")
-WRITES = ("stage.write", "state.write", "table.write", "file.write")
+WRITES = ("stage.write", "state.write", "table.write", "file.write", "stream.write")
 
 
 @pytest.fixture
@@ -248,6 +248,50 @@ def test_killed_again_and_again(
     with capsys.disabled():
         print(f"\n{kills} kills")
     assert kills >= effort.times(12)
+
+
+class StreamScenario(Scenario):
+    """Hold a run in which no file of all pages fits into the spool."""
+
+    def start(self, failpoint: str = "") -> None:
+        """Start pyrep with a small spool; the start may be where it is killed."""
+        try:
+            self.engine.start(self.folder, failpoint, spool_limit=16 << 10)
+        except KilledError:
+            self._after_kill()
+
+    def story(self) -> Iterator[tuple[tuple[str, ...], Callable[[], None]]]:
+        """Give a first snapshot, a change, a new page size, and another change."""
+        app = self.application
+        yield ("stage", "upload"), lambda: app.insert(40)
+        yield ("ship", "close"), app.insert
+        yield ("restart", "ship", "close"), self.new_page_size
+        yield ("restart", "ship", "close"), app.insert
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_killed_at_each_step_of_a_stream(
+    tmp_path: Path, engine: Engine, application: Application, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing of a stream is on the replica before its end, and no number names two contents."""
+    undisturbed = StreamScenario(tmp_path / "undisturbed", engine, application)
+    counts = undisturbed.run()
+    assert counts["stream.write"] > 20
+    assert check_history(undisturbed.folder / "replica", tmp_path, application, 0) == 4
+    points = [(op, n) for op, n in chosen(counts, effort.times(3)) if op.split(".")[0] != "stage"]
+    killed = 0
+    for number, (op, n) in enumerate(points):
+        folder = tmp_path / "run"
+        scenario = StreamScenario(folder, engine, application)
+        scenario.meanwhile = application.insert if number % 2 else None
+        scenario.run(f"{op}:{n}:{KILLS[number % len(KILLS)] if op in WRITES else 'kill'}")
+        check_history(folder / "replica", tmp_path, application, scenario.acknowledged)
+        shutil.rmtree(folder)
+        killed += scenario.killed
+    with capsys.disabled():
+        print(f"\n{killed} kills at {len(points)} points of a stream")
+    assert killed == len(points)
 
 
 def test_killed_between_a_level_9_file_and_its_level_0_twin(

@@ -34,6 +34,7 @@ from pyrep.storage.file import FileReplicaClient
 from pyrep.store import Schedule, Store
 from pyrep.tenant.lineage import listing
 from pyrep.tenant.position import boot_id
+from pyrep.tenant.spool import Spool
 from pyrep.tenant.tenant import Tenant
 
 StartApp = Callable[..., App]
@@ -260,11 +261,13 @@ def test_a_snapshot_that_is_not_what_was_shipped_is_an_error_and_healed(rig: Rig
 def test_a_snapshot_that_finds_no_room_leaves_replication_as_it_is(
     tmp_path: Path, start_app: StartApp
 ) -> None:
-    rig = Rig(tmp_path, spool_limit=60_000)
+    spool = Spool(200_000)
+    rig = Rig(tmp_path, spool=spool)
     with closing(rig):
         app = start_app(rig.db, journal_mode="wal", busy_timeout_ms=200)
         app.execute("create table t (id integer primary key, a)")
         ship(rig, app, 20)
+        spool.hold("another tenant", 150_000)
         with pytest.raises(DatabaseError, match="spool-limit"):
             rig.tenant.snapshot()
         assert rig.tenant.status().state == "attached"

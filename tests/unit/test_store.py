@@ -53,6 +53,7 @@ class FakeTenant:
         )
         self.name = name
         self.attached = False
+        self.wants_stream = self.streaming = False
         self.needs_survey = not surveyed
         self.commits = 0
         self.staged = 0
@@ -126,6 +127,9 @@ class FakeTenant:
             raise self.upload_error
         self.stored += 1
         return True
+
+    def stream(self) -> bool:
+        return False
 
     def idle_seconds(self) -> float:
         return time.monotonic() - self._changed_at

@@ -70,7 +70,8 @@ class Drain:
 
     def synced(self, entry: Entry) -> None:
         """Note a tenant's last sync."""
-        self._move(entry, Final.UPLOAD if entry.tenant.pending else Final.DONE)
+        waits = entry.tenant.pending or entry.tenant.streaming
+        self._move(entry, Final.UPLOAD if waits else Final.DONE)
 
     def sync_failed(self, entry: Entry) -> float:
         """Note a failure; what is attached is tried again, what cannot be opened is not."""
@@ -82,7 +83,7 @@ class Drain:
 
     def uploaded(self, entry: Entry) -> None:
         """Note that nothing waits any more."""
-        if entry.final is Final.UPLOAD:
+        if entry.final is Final.UPLOAD and not entry.tenant.streaming:
             self._move(entry, Final.BROKEN if self._once and entry.error else Final.DONE)
 
     def upload_failed(self, entry: Entry, error: Exception) -> float:
@@ -90,6 +91,15 @@ class Drain:
         if isinstance(error, FencedError | DatabaseError):
             self._move(entry, Final.BROKEN)  # nothing waits that could be uploaded
             return -1.0
+        return self._retry(entry, hopeless=isinstance(error, ReplicaPermanentError))
+
+    def streamed(self, entry: Entry) -> None:
+        """Note that all pages were streamed: what was committed meanwhile is to be synced."""
+        if entry.final is Final.UPLOAD:
+            self._move(entry, Final.SYNC)
+
+    def stream_failed(self, entry: Entry, error: Exception) -> float:
+        """Note that all pages could not be streamed."""
         return self._retry(entry, hopeless=isinstance(error, ReplicaPermanentError))
 
     def _retry(self, entry: Entry, *, hopeless: bool) -> float:
@@ -150,7 +160,8 @@ def is_dirty(entry: Entry) -> bool:
     """Return whether a tenant may have something that is not on its replica."""
     tenant = entry.tenant
     try:
-        return tenant.attached or tenant.pending or tenant.changed()
+        waits = tenant.attached or tenant.pending or tenant.streaming
+        return waits or tenant.changed()
     except OSError:
         return True
 

@@ -40,6 +40,14 @@ class ManagedTenant(Protocol):
     def caught_up(self) -> bool:
         """Return whether the last sync staged all that had been committed when it began."""
 
+    @property
+    def wants_stream(self) -> bool:
+        """Return whether something waits for a call of ``stream``."""
+
+    @property
+    def streaming(self) -> bool:
+        """Return whether all pages have to go, or are going, past the spool."""
+
     def state_json(self) -> str:
         """Return the position as text."""
 
@@ -54,6 +62,9 @@ class ManagedTenant(Protocol):
 
     def upload_next(self) -> bool:
         """Upload the oldest staged file; return False if there is none."""
+
+    def stream(self) -> bool:
+        """Upload what the spool cannot hold while it is made; return False if nothing is."""
 
     def idle_seconds(self) -> float:
         """Return the seconds since the last change."""

@@ -50,7 +50,7 @@ class Departures:
             self._close(tenant, going=True)
             self._shared.leave(tenant.name)
         left = leaving.deadline - self._shared.clock.monotonic()
-        if tenant.pending and left > 0:
+        if (tenant.pending or tenant.streaming) and left > 0:
             self._shared.submit(UPLOAD, tenant.name)
             self._shared.schedule(SYNC, tenant.name, left)
         else:

@@ -14,17 +14,28 @@ from pyrep.errors import (
 from pyrep.log import RateLimiter
 from pyrep.store.entry import ManagedTenant
 
-__all__ = ["LIST", "RETENTION", "SNAPSHOT", "SYNC", "UPLOAD", "complain", "recovered"]
+__all__ = [
+    "LIST",
+    "RETENTION",
+    "SNAPSHOT",
+    "STREAM",
+    "SYNC",
+    "UPLOAD",
+    "complain",
+    "recovered",
+]
 
 SYNC = "sync"
 UPLOAD = "upload"
 LIST = "list"
 SNAPSHOT = "snapshot"
 RETENTION = "retention"
+STREAM = "stream"
 _RECOVERED = {
     SYNC: "database can be synced again",
     UPLOAD: "replica accepts files again",
     LIST: "replica can be listed again",
+    STREAM: "replica took what the spool cannot hold",
 }
 
 _log = logging.getLogger(__name__)

@@ -25,8 +25,9 @@ from pyrep.store.entry import Entry, ManagedTenant
 from pyrep.store.leaving import Departures
 from pyrep.store.maintenance import MAINTAIN, Maintenance, Schedule, forget_other_replica
 from pyrep.store.operators import Answer, Operators
-from pyrep.store.report import LIST, RETENTION, SNAPSHOT, SYNC, UPLOAD
+from pyrep.store.report import LIST, RETENTION, SNAPSHOT, STREAM, SYNC, UPLOAD
 from pyrep.store.shared import Shared
+from pyrep.store.streaming import STREAM_THREADS, StreamWork
 from pyrep.store.syncing import EAGER_SECONDS, SyncWork
 from pyrep.store.uploading import UploadWork
 from pyrep.store.waiting import Told, Waiter, gone
@@ -86,7 +87,9 @@ class Store:
         uploads = UploadWork(shared, self._departures)
         self._syncs = Pool(SYNC, threads, syncs.run, syncs.failed)
         self._uploads = Pool(UPLOAD, UPLOAD_THREADS, uploads.run, uploads.failed)
-        shared.pools = {SYNC: self._syncs, UPLOAD: self._uploads}
+        streams = StreamWork(shared)
+        self._streams = Pool(STREAM, STREAM_THREADS, streams.run, streams.failed)
+        shared.pools = {SYNC: self._syncs, UPLOAD: self._uploads, STREAM: self._streams}
         self._watch_thread: threading.Thread | None = None
         if schedule is not None:
             shared.upkeep = Maintenance(schedule, catalog, clock, self, shared.limiter, random)
@@ -101,6 +104,7 @@ class Store:
         self._shared.scheduler.start()
         self._syncs.start()
         self._uploads.start()
+        self._streams.start()
         if watch:
             if self._shared.upkeep is not None:
                 self._shared.upkeep.start()
@@ -141,7 +145,7 @@ class Store:
             self._shared.scheduler.cancel((kind, name))
         if self._shared.upkeep is not None:
             self._shared.upkeep.unregistered(name)
-        for op in (SYNC, UPLOAD, LIST, SNAPSHOT, MAINTAIN, RETENTION):
+        for op in (SYNC, UPLOAD, LIST, STREAM, SNAPSHOT, MAINTAIN, RETENTION):
             self._shared.limiter.recovered((name, op))
         self._shared.leave(name)
         self._shared.waiting.fail(name, gone(name))
@@ -341,6 +345,7 @@ class Store:
         self._uploads.close(0.0 if hurry else _JOIN_SECONDS)
         if self._shared.upkeep is not None:
             self._shared.upkeep.close(0.0 if hurry else _JOIN_SECONDS)
+        self._streams.close(0.0)  # closing the tenant ends what still runs
         running = set(self._syncs.close(_JOIN_SECONDS))
         idle = {e.tenant.name: e for e in entries if e.tenant.name not in running}
         closed = close_tenants(idle, self._syncs.size, self._shared.record)

@@ -10,7 +10,7 @@ from pyrep.store.drain import Drain
 from pyrep.store.entry import Entry
 from pyrep.store.leaving import Departures
 from pyrep.store.parking import Parking
-from pyrep.store.report import SNAPSHOT, SYNC, UPLOAD, complain, recovered
+from pyrep.store.report import SNAPSHOT, STREAM, SYNC, UPLOAD, complain, recovered
 from pyrep.store.shared import Shared
 from pyrep.store.waiting import Waiter
 
@@ -57,6 +57,9 @@ class SyncWork:
         if not tenant.attached and not self._shared.budget.enter(name):
             return  # its turn comes when another leaves
         self._shared.admit_next()
+        if tenant.streaming and tenant.wants_stream:
+            self._hand_over(entry)
+            return
         now = self._shared.clock.monotonic()
         waiters = self._shared.waiting.take(name)
         if drain is not None or waiters or now >= entry.next_sync:
@@ -125,6 +128,17 @@ class SyncWork:
         if self._shared.upkeep is not None:
             self._shared.upkeep.retry_snapshot(tenant)
 
+    def _hand_over(self, entry: Entry) -> None:
+        """Let the stream pool have a tenant whose pages have to go past the spool.
+
+        It keeps its place meanwhile.
+        """
+        delay = entry.next_sync - self._shared.clock.monotonic()
+        if delay > 0 and self._shared.drain is None:
+            self._shared.schedule(SYNC, entry.tenant.name, delay)
+        else:
+            self._shared.submit(STREAM, entry.tenant.name)
+
     def _obey(self, entry: Entry) -> bool:
         """Run what operators asked for; return whether there was anything."""
         commanded = bool(entry.commands)
@@ -145,6 +159,10 @@ class SyncWork:
     def _after_sync(self, entry: Entry) -> None:
         """Park the tenant if it is time, and say when it is looked at next."""
         tenant = entry.tenant
+        if tenant.wants_stream:
+            self._shared.submit(STREAM, tenant.name)
+            if tenant.streaming:
+                return  # it keeps its place
         wants_park = tenant.attached and self._parking.try_park(
             entry, draining=self._shared.drain is not None
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyrep.errors import FencedError
 from pyrep.store.entry import Entry
 from pyrep.store.leaving import Departures
-from pyrep.store.report import LIST, SYNC, UPLOAD, complain, recovered
+from pyrep.store.report import LIST, STREAM, SYNC, UPLOAD, complain, recovered
 from pyrep.store.shared import Shared
 
 __all__ = ["UploadWork"]
@@ -41,6 +41,8 @@ class UploadWork:
         if tenant.pending:
             self._shared.submit(UPLOAD, name)  # after the others
             return
+        if tenant.wants_stream:
+            self._shared.submit(STREAM, name)  # it may have waited for this
         self._shared.record(entry)
         if self._shared.drain is not None:
             self._shared.drain.uploaded(entry)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from pyrep.tenant.pages import WINDOW_PAGES, LocalPages, PageTable, StagedPages
 from pyrep.tenant.position import SyncState
 from pyrep.tenant.statedir import create_file, staged_name
 
-__all__ = ["Capture", "SnapshotSource", "SpoolFullError"]
+__all__ = ["Capture", "OutgrownError", "SnapshotSource", "SpoolFullError"]
 
 _FIRST = _wal.WAL_HEADER_SIZE
 _FROM_FILE = -1
@@ -29,6 +29,10 @@ _FROM_FILE = -1
 
 class SpoolFullError(DatabaseError):
     """Say that a staged file would not fit into the tenant's spool."""
+
+
+class OutgrownError(SpoolFullError):
+    """Say that a file is larger than all that the tenant may ever stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +45,28 @@ class SnapshotSource:
     page_size: int
     checksum: tuple[int, int]
     change_counter: int
+    order: array[int]
+
+    def fresh_between(self, first: int, stop: int) -> Sequence[int]:
+        """Return the pages from ``first`` to before ``stop`` that are in the WAL."""
+        order = self.order
+        return order[bisect_left(order, first) : bisect_left(order, stop)]
+
+    def offsets(self, pgnos: array[int]) -> array[int]:
+        """Return where these pages are: the offset of a frame, -1 for the file."""
+        if not self.fresh:
+            return array("q", [_FROM_FILE]) * len(pgnos)
+        return array("q", (self.fresh.get(pgno, _FROM_FILE) for pgno in pgnos))
 
 
 @dataclass(slots=True)
 class Capture:
     """Build staged files of one tenant; the caller holds R and the tenant's lock.
 
-    ``limit`` is how many bytes may still be staged, ``like`` the database file's status (owner
-    and mode of what is created), ``timestamp_ms`` the time for the next file.  A database without
-    WAL is read in short transactions: ``hold`` around each window of ``window_pages``.
+    ``limit`` is how many bytes may still be staged (``roomy``: as many as ever), ``like`` the
+    database file's status (owner and mode of what is created), ``timestamp_ms`` the time for the
+    next file.  A database without WAL is read in short transactions: ``hold`` around each window
+    of ``window_pages``.
     With a ``zstd_level`` snapshots are compressed with zstd; level 0 is always LZ4.
     """
 
@@ -60,6 +77,7 @@ class Capture:
     like: os.stat_result
     timestamp_ms: int
     limit: int
+    roomy: bool = False
     hold: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     window_pages: int = WINDOW_PAGES
     zstd_level: int | None = None
@@ -141,15 +159,17 @@ class Capture:
             page_size = view.header.page_size
         if scan is not None and scan.frames:
             sums = (scan.checksum1, scan.checksum2)
-            return SnapshotSource(view, fresh, scan.commit, page_size, sums, 0)
+            order = array("I", sorted(fresh))
+            return SnapshotSource(view, fresh, scan.commit, page_size, sums, 0, order)
         counter = int.from_bytes(head[24:28], "big")
-        return SnapshotSource(view, {}, self.att.page_count(), page_size, (0, 0), counter)
+        count = self.att.page_count()
+        return SnapshotSource(view, {}, count, page_size, (0, 0), counter, array("I"))
 
     def stage_all(self, source: SnapshotSource) -> tuple[StagedPages, SyncState]:
         """Stage every page as the next TXID."""
-        header = self._header(source.commit, source.page_size, wal=self._wal_fields(source))
-        staged = self._write_windows(header, source, self._all_pages(source), full=True)
-        return staged, self._at_source(staged, source)
+        header = self.header_of_all(source, 0)
+        staged = self._write_windows(header, source, self.all_pages(source), full=True)
+        return staged, self.at_source(staged, source)
 
     def stage_snapshot(self, source: SnapshotSource, *, following: bool) -> StagedPages:
         """Stage every page as a level-9 file.
@@ -157,21 +177,28 @@ class Capture:
         It is the state of the position, with the time of that; ``following``: that of the next
         TXID, which is staged after it.
         """
-        header = self._header(
+        header = self.header_of_all(source, SNAPSHOT_LEVEL, following=following)
+        pages = self.all_pages(source)
+        return self._write_windows(header, source, pages, full=True, level=SNAPSHOT_LEVEL)
+
+    def header_of_all(
+        self, source: SnapshotSource, level: int, *, following: bool = True, post: int = 0
+    ) -> _ltx.Header:
+        """Return the header of a file with every page; ``post`` is its database checksum."""
+        return self._header(
             source.commit,
             source.page_size,
             wal=self._wal_fields(source),
-            snapshot_of=self.state.txid + following,
+            snapshot_of=self.state.txid + following if level else 0,
+            post=post,
         )
-        pages = self._all_pages(source)
-        return self._write_windows(header, source, pages, full=True, level=SNAPSHOT_LEVEL)
 
     def stage_diff(self, source: SnapshotSource) -> tuple[StagedPages | None, SyncState]:
         """Stage the pages that differ from the page-checksum table; None if none does."""
         changed = array("I")
-        for first, count in self._windows(source.commit):
+        for first, count in self.windows(source.commit):
             with self.hold():
-                now = self._current_crcs(source, first, count)
+                now = self.current_crcs(source, first, count)
             before = self.pages.window(self.base, first, count)
             before_count = max(0, min(count, self.state.commit + 1 - first))
             changed.extend(
@@ -180,7 +207,7 @@ class Capture:
                 if (at >= before_count or now[at] != before[at])
                 and first + at != lock_pgno(source.page_size)
             )
-        self._recheck(source)
+        self.recheck(source)
         if not changed and source.commit == self.state.commit:
             return None, self._at(source)
         if not changed:
@@ -190,14 +217,14 @@ class Capture:
             changed[at : at + self.window_pages] for at in range(0, len(changed), self.window_pages)
         ]
         staged = self._write_windows(header, source, windows, full=False)
-        return staged, self._at_source(staged, source)
+        return staged, self.at_source(staged, source)
 
-    def _current_crcs(self, source: SnapshotSource, first: int, count: int) -> array[int]:
+    def current_crcs(self, source: SnapshotSource, first: int, count: int) -> array[int]:
+        """Return the CRC-64 of each of ``count`` pages from page ``first`` in R's snapshot."""
         crcs = array("Q", bytes(count * 8))
         _checksum.crc64_pages_fd(self.att.db_fd, first, source.page_size, crcs)
-        for pgno, offset in source.fresh.items():
-            if first <= pgno < first + count:
-                crcs[pgno - first] = self._frame_crc(pgno, offset, source)
+        for pgno in source.fresh_between(first, first + count):
+            crcs[pgno - first] = self._frame_crc(pgno, source.fresh[pgno], source)
         return crcs
 
     def _frame_crc(self, pgno: int, offset: int, source: SnapshotSource) -> int:
@@ -208,7 +235,8 @@ class Capture:
             raise WALError(f"{self.att.path}: the WAL was overwritten during a diff")
         return _checksum.crc64(frame[_wal.FRAME_HEADER_SIZE :])
 
-    def _windows(self, commit: int) -> Iterator[tuple[int, int]]:
+    def windows(self, commit: int) -> Iterator[tuple[int, int]]:
+        """Give the first page and the number of pages of each window."""
         for first in range(1, commit + 1, self.window_pages):
             yield first, min(self.window_pages, commit + 1 - first)
 
@@ -221,10 +249,10 @@ class Capture:
         if (source.page_size, source.commit) != (header.page_size, header.commit):
             return None
         crcs = array("Q")
-        for first, count in self._windows(source.commit):
+        for first, count in self.windows(source.commit):
             with self.hold():
-                crcs.extend(self._current_crcs(source, first, count))
-        self._recheck(source)
+                crcs.extend(self.current_crcs(source, first, count))
+        self.recheck(source)
         total = _checksum.database_checksum(crcs, 1, source.page_size)
         if not total or total != header.post_checksum:
             return None
@@ -242,9 +270,10 @@ class Capture:
         )
         return state, table
 
-    def _all_pages(self, source: SnapshotSource) -> Iterator[array[int]]:
+    def all_pages(self, source: SnapshotSource) -> Iterator[array[int]]:
+        """Give the numbers of all pages but the lock page, window by window."""
         lock = lock_pgno(source.page_size)
-        for first, count in self._windows(source.commit):
+        for first, count in self.windows(source.commit):
             yield array("I", (p for p in range(first, first + count) if p != lock))
 
     def _wal_fields(self, source: SnapshotSource) -> tuple[int, int, WALView]:
@@ -253,7 +282,13 @@ class Capture:
     # --- writing ---
 
     def _header(
-        self, commit: int, page_size: int, *, wal: tuple[int, int, WALView], snapshot_of: int = 0
+        self,
+        commit: int,
+        page_size: int,
+        *,
+        wal: tuple[int, int, WALView],
+        snapshot_of: int = 0,
+        post: int = 0,
     ) -> _ltx.Header:
         txid = TXID(snapshot_of or self.state.txid + 1)
         new = txid > self.state.txid
@@ -272,6 +307,7 @@ class Capture:
             wal_salt2=salts[1],
             node_id=self.state.node_id,
             flags=_ltx.FLAG_NO_CHECKSUM | (_ltx.FLAG_ZSTD if zstd else 0),
+            post_checksum=post,
         )
 
     def _write(self, header: _ltx.Header, pgnos: array[int], offsets: array[int]) -> StagedPages:
@@ -300,14 +336,14 @@ class Capture:
         with create_file(self.base, name + ".tmp", "stage", self.like) as fd:
             writer = LTXWriter(fd, header, op="stage", zstd_level=self.zstd_level)
             for window in windows:
-                offsets = array("q", (source.fresh.get(pgno, _FROM_FILE) for pgno in window))
+                offsets = source.offsets(window)
                 with self.hold():
                     found = writer.add_pages(self.att.db_fd, self.att.wal_fd, window, offsets)
                 crcs.extend(found)
                 if not full:
                     pgnos.extend(window)
                 self._check_limit(writer)
-            self._recheck(source)
+            self.recheck(source)
             if full:
                 lock = lock_pgno(header.page_size)
                 if lock <= header.commit:
@@ -320,7 +356,7 @@ class Capture:
         osfs.replace("stage.rename", self.base / (name + ".tmp"), self.base / name)
         return self._pages_of(header, pgnos, crcs, pre, post, size, full=full)
 
-    def _recheck(self, source: SnapshotSource) -> None:
+    def recheck(self, source: SnapshotSource) -> None:
         """Refuse what was read if its ground moved meanwhile."""
         if source.fresh and self.att.wal_header() != source.view.raw:
             raise DatabaseBusyError(f"{self.att.path}: the WAL was restarted under a snapshot")
@@ -333,10 +369,11 @@ class Capture:
 
     def _check_limit(self, writer: LTXWriter) -> None:
         if writer.size > self.limit:
-            raise SpoolFullError(
+            kind = OutgrownError if self.roomy else SpoolFullError
+            raise kind(
                 f"{self.att.path}: the next file needs more than the {self.limit} bytes that "
                 "spool-limit leaves for staging",
-                hint="Raise spool-limit to at least the database's compressed size.",
+                hint="Look at the replica: uploads fail or are too slow; then raise the limit.",
             )
 
     def _prove_complete(self, header: _ltx.Header, pgnos: array[int]) -> None:
@@ -419,7 +456,8 @@ class Capture:
             fingerprint=None,
         )
 
-    def _at_source(self, staged: StagedPages, source: SnapshotSource) -> SyncState:
+    def at_source(self, staged: StagedPages, source: SnapshotSource) -> SyncState:
+        """Return the position after a file that holds ``source``."""
         return replace(
             self._advanced(staged),
             salts=source.view.salts,

@@ -9,7 +9,7 @@ from pyrep.config.model import DatabaseConfig
 from pyrep.errors import DatabaseBusyError
 from pyrep.sqlite import Attachment, CheckpointState
 
-__all__ = ["Checkpointer", "wal_bytes"]
+__all__ = ["DEFAULT_TRUNCATE_PAGES", "Checkpointer", "wal_bytes"]
 
 _log = logging.getLogger(__name__)
 _ROUNDS_BEFORE_EMERGENCY = 5

@@ -51,6 +51,16 @@ class Kept:
         while len(self._files) > 1 and self._files[0].max_txid <= txid:
             self._delete_oldest()
 
+    def clear(self) -> None:
+        """Delete all files, the newest too: what follows does not rest on them."""
+        while self._files:
+            self._delete_oldest()
+
+    @property
+    def newest_bytes(self) -> int:
+        """Return the size of the file that stays whatever comes."""
+        return self._files[-1].size if self._files else 0
+
     def adopt(self, infos: Iterable[FileInfo]) -> None:
         """Take over what a start found, by TXID."""
         self._files = deque(infos)

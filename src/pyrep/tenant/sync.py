@@ -4,252 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
-from pyrep.clock import Clock, to_ms
-from pyrep.config.expand import TenantSpec
+from pyrep.clock import to_ms
 from pyrep.errors import DatabaseBusyError, DatabaseError, FencedError
 from pyrep.ids import SNAPSHOT_LEVEL, TXID
 from pyrep.ltxfile import FileInfo
-from pyrep.tenant.capture import Capture, SpoolFullError
+from pyrep.tenant.capture import Capture, OutgrownError, SnapshotSource, SpoolFullError
 from pyrep.tenant.continuity import Change, WALView, decide, prove
-from pyrep.tenant.kept import Kept
-from pyrep.tenant.lineage import Action, Remote, Verdict
-from pyrep.tenant.pages import LocalPages, StagedPages, sync_table
-from pyrep.tenant.position import Fingerprint, SyncState, boot_id
-from pyrep.tenant.recover import Recovered
+from pyrep.tenant.hold import Hold
+from pyrep.tenant.pages import StagedPages
+from pyrep.tenant.position import SyncState
 from pyrep.tenant.session import Session
-from pyrep.tenant.spool import Spool
-from pyrep.tenant.statedir import StateDir
 
 __all__ = ["Engine", "fence_hint", "info_of"]
 
 _log = logging.getLogger(__name__)
-_ALONE_SECONDS = 5.0
-_LONGEST_IDLE_SECONDS = 3600.0
 _ROLLBACK_WINDOW_PAGES = 256
 
 
-class Engine:
-    """Do the local work of one tenant; the caller holds the tenant's lock.
+class _Room(NamedTuple):
+    """Say how many bytes may be staged, and whether that is all that ever may."""
 
-    ``heal_cause``, ``all_cause`` and ``diff_cause`` say why the next file is more than a range
-    of the WAL: a broken chain, an unknown base, a position that cannot be proven.
-    ``left_behind``: something was committed that was not staged when the database was closed.
-    """
+    left: int
+    whole: bool
 
-    def __init__(
-        self,
-        spec: TenantSpec,
-        clock: Clock,
-        folder: StateDir,
-        trusted_boots: frozenset[str],
-        spool: Spool,
-        *,
-        keep_staged: bool,
-    ) -> None:
-        self.spec = spec
-        self.name = str(spec.db_path)
-        self.clock = clock
-        self.folder = folder
-        self.trusted_boots = trusted_boots
-        self.spool = spool
-        self.state = SyncState(1)
-        self.pages = LocalPages(None)
-        self.queue: deque[FileInfo] = deque()
-        limit = spec.settings.spool_limit
-        self.kept = Kept(folder, self.name, spool, limit, only_newest=not keep_staged)
-        self.staged_at: dict[TXID, float] = {}
-        self.session: Session | None = None
-        self.heal_cause = self.all_cause = self.diff_cause = ""
-        self.remote: Remote | None = None
-        self.adopting = False
-        self.changed_at = clock.monotonic()
-        self.idle_factor = 1.0
-        self.counter: tuple[int, Fingerprint] | None = None
-        self.left_behind = False
-        self._logged: set[str] = set()
 
-    # --- position ---
-
-    def save(self, *, durable: bool = False) -> None:
-        """Write the position into the state directory."""
-        like = None
-        with contextlib.suppress(FileNotFoundError):
-            like = os.stat(self.spec.db_path, follow_symlinks=False)
-        self.folder.save(self.state, like, durable=durable)
-
-    def settle(self, verdict: Verdict, remote: Remote, found: Recovered | None) -> None:
-        """Take the decision of a survey over into position, table and upload queue."""
-        self.remote = remote
-        self.adopting = verdict.action is Action.ADOPT
-        newest_ms = remote.header.timestamp_ms if remote.header is not None else 0
-        if found is not None:
-            self.pages, state = found.pages, found.state
-            self.diff_cause = self.diff_cause or found.diff_cause
-        else:
-            self.pages.forget()
-            state = replace(self.state.unsealed(), txid=verdict.base, db_checksum=0)
-            if verdict.action is Action.HEAL:
-                self.heal_cause = verdict.cause
-            elif verdict.action in (Action.FIRST, Action.ALL_PAGES):
-                self.all_cause = verdict.cause or "this is the first backup"
-        self.state = replace(state, timestamp_ms=max(state.timestamp_ms, newest_ms))
-        self.replace_queue(found.queue if found is not None else [])
-        self.kept.adopt(found.kept if found is not None else [])
-        self.kept.trim(self.queued_bytes)
-        self.save()
-
-    def replace_queue(self, queue: list[FileInfo]) -> None:
-        """Let exactly these files wait for their upload."""
-        self.queue = deque(queue)
-        self.staged_at = {info.max_txid: self.clock.monotonic() for info in queue}
-        self._count_spool()
-
-    def dequeue(self) -> FileInfo:
-        """Take the oldest file out: the storage has it."""
-        info = self.queue.popleft()
-        if info.level == 0:
-            self.staged_at.pop(info.max_txid, None)
-        self._count_spool()
-        return info
-
-    @property
-    def queued_bytes(self) -> int:
-        """Return the bytes that wait for their upload."""
-        return sum(info.size for info in self.queue)
-
-    def _count_spool(self) -> int:
-        held = self.queued_bytes
-        self.spool.hold(self.name, held)
-        return held
-
-    def fence(self, why: str) -> None:
-        """Stop for good until the operator decides."""
-        self.state = replace(self.state, fenced=why)
-        self.replace_queue([])
-        self.detach()
-        self.save()
-
-    @property
-    def healing(self) -> bool:
-        """Return whether a snapshot that closes gaps is to be made or uploaded."""
-        return bool(self.heal_cause) or any(info.level for info in self.queue)
-
-    # --- attach, detach, park ---
-
-    def attach(self) -> Session:
-        """Open the database and begin R, or go without one if it is not in WAL mode."""
-        session = Session(self.spec, self.name)
-        try:
-            if session.probe.links > 1:
-                self.warn_once("the database file has more than one hard link")
-            if session.probe.is_wal or self._to_wal(session):
-                session.begin(self.state)
-            else:
-                session.rollback = True
-            self._mark_attached(session)
-        except BaseException:
-            session.close()
-            raise
-        session.checkpointer.last = self.changed_at = self.clock.monotonic()
-        self.session, self.left_behind = session, False
-        return session
-
-    def _to_wal(self, session: Session) -> bool:
-        """Switch to WAL mode once; return whether the database is in WAL mode now."""
-        if self.spec.settings.journal_mode == "keep":
-            return False
-        if self.state.converted:
-            self.warn_once(
-                "the application switched the database back from WAL mode; every change is found "
-                "by comparing pages"
-            )
-            return False
-        mode = session.att.enable_wal()
-        if mode != "wal":
-            self.warn_once(
-                f"the database cannot be switched to WAL mode ({mode}); every change is found by "
-                "comparing pages"
-            )
-            return False
-        _log.info("switched database to WAL mode", extra={"db": self.name})
-        self.state = replace(self.state, converted=True)
-        return True
-
-    def _mark_attached(self, session: Session) -> None:
-        """Note on disk that the fingerprint does not count any more, and in which boot we are."""
-        boot, before = boot_id(), self.state
-        trusted = before.boot_id in {"", boot} or before.boot_id in self.trusted_boots
-        if before.txid and not trusted:
-            session.unbroken, self.state = False, before.unproven()
-            self.diff_cause = self.diff_cause or (
-                "the machine was restarted and pyrep had not been stopped cleanly"
-            )
-        self.state = replace(self.state.unsealed(), boot_id=boot, wal_print=None)
-        if self.state == before:
-            return
-        try:
-            self.save()
-        except BaseException:
-            self.state = before  # so that the next attempt does not take it for noted
-            raise
-
-    def detach(self, *, keep_wal: bool = False) -> None:
-        """Close the database without sealing it."""
-        session, self.session = self.session, None
-        if session is not None:
-            session.close(keep_wal=keep_wal)
-
-    def let_go(self, cause: str) -> None:
-        """Release R rather than let the WAL fill the disk; the next sync is a diff."""
-        self.diff_cause = self.diff_cause or cause
-        self.detach()
-
-    def idle_limit(self) -> float:
-        """Return after how many idle seconds the tenant is to be parked."""
-        limit = self.spec.settings.idle_timeout.total_seconds()
-        session = self.session
-        if session is not None and not session.rollback and not session.att.used_by_others():
-            return min(_ALONE_SECONDS, limit)
-        return min(limit * self.idle_factor, max(limit, _LONGEST_IDLE_SECONDS))
-
-    def park(self, *, force: bool) -> bool:
-        """Seal and close; False if that is not possible now and ``force`` does not insist."""
-        session = self.session
-        if session is None:
-            return True
-        if session.rollback:
-            self.left_behind = self.counter != session.counter()
-            self.detach()
-            self._save_parked()
-            return True
-        seal = session.seal(self.state, self._fs_now_ns, backfill=not force)
-        if seal.fingerprint is None and not force:
-            return False
-        self.left_behind = not seal.shipped
-        self.state = session.sealed_state(self.state, seal)
-        self.detach(keep_wal=not seal.shipped)
-        self._save_parked()
-        return True
-
-    def _save_parked(self) -> None:
-        with self.folder.base() as base:
-            sync_table(base)
-        self.save(durable=True)
-
-    def _fs_now_ns(self, device: int) -> int:
-        """Return the time of the file system's own clock, if the state directory lies on it."""
-        self.save()
-        with self.folder.base() as base:
-            status = os.stat(base / "state.json")
-        return status.st_mtime_ns if status.st_dev == device else time.time_ns()
-
-    # --- sync ---
+class Engine(Hold):
+    """Do the local work of one tenant; the caller holds the tenant's lock."""
 
     def ready(self) -> Session:
         """Return the session, attaching; anew if another hand touched the files."""
@@ -267,6 +51,8 @@ class Engine:
         staged = self._ship(session)
         if staged:
             self.changed_at = self.clock.monotonic()
+        if self.stream is not None and not self.stream.produced:
+            return staged  # R stays where the snapshot is read
         session.checkpoint(self.clock.monotonic(), lambda: self._ship(session))
         session.move()
         return staged
@@ -276,7 +62,7 @@ class Engine:
         if self.adopting:
             self.adopt(session)
         staged = False
-        while True:
+        while self.stream_wish != "pages":
             if self.heal_cause or self.all_cause or not self.state.page_size:
                 return self.ship_all(session)
             if self.diff_cause:
@@ -298,6 +84,7 @@ class Engine:
             staged = True
             if change.scan is None or not change.scan.limited:
                 return True
+        return staged
 
     def ship_to(self, session: Session, view: WALView) -> bool:
         """Stage what was committed up to exactly ``view``; False if that cannot be done."""
@@ -323,15 +110,16 @@ class Engine:
         with self.folder.base() as base:
             return self.pages.lookup(base, [pgno])[0]
 
-    @contextlib.contextmanager
-    def capturing(self, session: Session) -> Iterator[Capture]:
-        """Yield what stages files, with the room that is left for them."""
+    def room(self) -> _Room:
+        """Return what may still be staged.
+
+        :raises SpoolFullError: nothing may
+        """
         limit = self.spec.settings.spool_limit
-        held = self._count_spool()
+        held = self.count_spool()
         self.kept.trim(held)
         own, common = limit - held, self.spool.left
-        left = min(own, common)
-        if left <= 0:
+        if min(own, common) <= 0:
             which = (
                 f"spool-limit {limit}" if own <= common else f"spool-limit-total {self.spool.limit}"
             )
@@ -339,6 +127,12 @@ class Engine:
                 f"{self.name}: too many bytes wait for their upload ({which})",
                 hint="Look at the replica: uploads fail or are too slow; then raise the limit.",
             )
+        return _Room(min(own, common), not held and min(own, common) in (own, self.spool.limit))
+
+    @contextlib.contextmanager
+    def capturing(self, session: Session) -> Iterator[Capture]:
+        """Yield what stages files, with the room that is left for them."""
+        room = self.room()
         with self.folder.base() as base:
             capture = Capture(
                 session.att,
@@ -347,7 +141,8 @@ class Engine:
                 self.state,
                 session.att.stat(),
                 to_ms(self.clock.now()),
-                left,
+                room.left,
+                room.whole,
                 zstd_level=self.spec.settings.replica.zstd_level,
             )
             if session.rollback:
@@ -365,7 +160,7 @@ class Engine:
     def enqueue(self, info: FileInfo) -> None:
         """Let a staged file wait for its upload."""
         self.queue.append(info)
-        self._count_spool()
+        self.count_spool()
 
     def ship_diff(self, session: Session) -> bool:
         """Compare every page with the page-checksum table and stage what differs."""
@@ -377,7 +172,11 @@ class Engine:
             if source.page_size != self.state.page_size:
                 self.heal_cause = "the page size changed"
                 return self.ship_all(session)
-            staged, state = capture.stage_diff(source)
+            try:
+                staged, state = capture.stage_diff(source)
+            except OutgrownError:
+                self.all_cause = f"{self.diff_cause}; what differs does not fit into the spool"
+                return self.wish_stream("pages")
         self.log_why("comparing every page with the replica", self.diff_cause)
         if staged is not None:
             self.record(staged, state)
@@ -389,23 +188,64 @@ class Engine:
         return staged is not None
 
     def ship_all(self, session: Session) -> bool:
-        """Stage every page; with a broken chain or a new page size a level-9 file comes first."""
-        cause = self.heal_cause or self.all_cause or "this is the first backup"
-        with self.capturing(session) as capture:
-            source = capture.source()
-            size_changed = self.state.page_size not in (0, source.page_size)
-            snapshot = None
-            if (self.heal_cause or size_changed) and self.state.txid:
-                snapshot = capture.stage_snapshot(source, following=True)
-            staged, state = capture.stage_all(source)
-        if snapshot is not None:  # not before both are there: they are one content
-            self.enqueue(info_of(snapshot, SNAPSHOT_LEVEL))
-        self.log_why("shipping every page", cause)
-        self.record(staged, replace(state, take_over=False))
-        self.heal_cause = self.all_cause = self.diff_cause = ""
-        session.unbroken = True
+        """Stage every page; with a broken chain or a new page size a level-9 file comes first.
+
+        What the spool cannot hold is wished for as a stream.
+        """
+        try:
+            with self.capturing(session) as capture:
+                source = capture.source()
+                if self.outgrows(source):
+                    return self.wish_stream("pages")
+                snapshot = None
+                if self.needs_snapshot(source):
+                    snapshot = capture.stage_snapshot(source, following=True)
+                staged, state = capture.stage_all(source)
+        except OutgrownError:
+            self.outgrown = source.commit
+            return self.wish_stream("pages")
+        # The snapshot is taken up now that both are there: they are one content.
+        info = info_of(snapshot, SNAPSHOT_LEVEL) if snapshot is not None else None
+        self.take_up_all(session, info, staged, state)
         self.save()
         return True
+
+    def take_up_all(
+        self, session: Session, snapshot: FileInfo | None, staged: StagedPages, state: SyncState
+    ) -> None:
+        """Go on from a file with every page, and the snapshot of it that goes first."""
+        cause = self.heal_cause or self.all_cause or "this is the first backup"
+        if snapshot is not None:
+            self.enqueue(snapshot)
+        self.log_why("shipping every page", cause)
+        self.record(staged, replace(state, take_over=False))
+        self.heal_cause = self.all_cause = self.diff_cause = self.stream_wish = ""
+        session.unbroken = True
+
+    def needs_snapshot(self, source: SnapshotSource) -> bool:
+        """Return whether a level-9 file has to go before all pages at level 0."""
+        size_changed = self.state.page_size not in (0, source.page_size)
+        return bool(self.heal_cause or size_changed) and self.state.txid > 0
+
+    # --- past the spool ---
+
+    def outgrows(self, source: SnapshotSource) -> bool:
+        """Return whether the spool could not hold the database when it was as large as now."""
+        return 0 < self.outgrown <= source.commit
+
+    def wish_stream(self, what: str) -> bool:
+        """Let ``pages`` or a ``snapshot`` go past the spool; nothing is staged: False."""
+        if what == "pages" and self.stream is not None:
+            self.stream.ring.give_up("every page is to be streamed instead")
+        self.stream_wish = what if self.stream_wish != "pages" else "pages"
+        return False
+
+    @property
+    def waits_for_stream(self) -> bool:
+        """Return whether nothing may be staged until a stream has taken all its pages up."""
+        if self.stream is not None and self.stream.holds_position:
+            return True
+        return self.stream_wish == "pages"
 
     def adopt(self, session: Session) -> None:
         """Go on where the replica ends if the database is exactly that state; else fence."""
@@ -427,19 +267,6 @@ class Engine:
             "adopted the replica: its newest state equals the database",
             extra={"db": self.name, "txid": self.state.txid},
         )
-
-    # --- log ---
-
-    def log_why(self, what: str, cause: str) -> None:
-        if cause not in self._logged:
-            self._logged.add(cause)
-            _log.info(what, extra={"db": self.name, "cause": cause})
-
-    def warn_once(self, message: str) -> None:
-        """Log a warning once per tenant and run."""
-        if message not in self._logged:
-            self._logged.add(message)
-            _log.warning(message, extra={"db": self.name})
 
 
 def info_of(staged: StagedPages, level: int) -> FileInfo:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pyrep import compactor
-from pyrep.clock import Clock, to_ms
-from pyrep.config.expand import TenantSpec
+from pyrep.clock import to_ms
 from pyrep.errors import (
     DatabaseBusyError,
     DatabaseError,
@@ -20,19 +18,19 @@ from pyrep.errors import (
 )
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
-from pyrep.storage.base import ReplicaClient
-from pyrep.tenant import lineage, recover, turn, upload
-from pyrep.tenant.acknowledge import acknowledge, supersede
+from pyrep.tenant import lineage, recover, streaming, turn, upload
+from pyrep.tenant.acknowledge import acknowledge, finish, supersede
+from pyrep.tenant.base import TenantBase
 from pyrep.tenant.capture import SpoolFullError
 from pyrep.tenant.farewell import farewell
 from pyrep.tenant.lineage import Action
-from pyrep.tenant.position import Fingerprint, SyncState, new_node_id
+from pyrep.tenant.position import SyncState
+from pyrep.tenant.ring import StreamEndedError
 from pyrep.tenant.session import prints
 from pyrep.tenant.snapshot import stage_snapshot
-from pyrep.tenant.spool import Spool
-from pyrep.tenant.statedir import StateDir
-from pyrep.tenant.status import TenantStatus, state_word
-from pyrep.tenant.sync import Engine, fence_hint
+from pyrep.tenant.status import TenantStatus
+from pyrep.tenant.stream import Stream
+from pyrep.tenant.sync import fence_hint
 from pyrep.tenant.trouble import explain
 
 __all__ = ["Tenant", "TenantStatus"]
@@ -40,160 +38,14 @@ __all__ = ["Tenant", "TenantStatus"]
 _SNAPSHOT_ATTEMPTS = 4
 
 
-class Tenant:
+class Tenant(TenantBase):
     """Replicate one database.
 
     ``sync``, ``snapshot``, ``park``, ``close``, ``take_over`` and ``reset`` hold the tenant's lock
-    and do local work only; ``survey``, ``upload_next``, ``compact``, ``listing`` and ``delete`` go
-    to the network and hold no lock there.  At most one thread at a time runs the first two of
-    these, and one the others.
+    and do local work only; ``survey``, ``upload_next``, ``stream``, ``compact``, ``listing`` and
+    ``delete`` go to the network and hold no lock there.  At most one thread at a time runs the
+    first two of these, one the third, and one the others.
     """
-
-    def __init__(
-        self,
-        spec: TenantSpec,
-        client: ReplicaClient,
-        *,
-        known_node_id: int = 0,
-        trusted_boots: frozenset[str] = frozenset(),
-        clock: Clock,
-        spool: Spool | None = None,
-        keep_staged: bool = True,
-        on_acknowledged: Callable[[Tenant, FileInfo], None] | None = None,
-        on_listed: Callable[[Tenant, list[FileInfo]], None] | None = None,
-    ) -> None:
-        self.spec = spec
-        self.name = str(spec.db_path)
-        self._client = client
-        self._clock = clock
-        self._on_acknowledged = on_acknowledged
-        self._on_listed = on_listed
-        self._lock = threading.RLock()
-        self._folder = StateDir(spec.state_path)
-        self._engine = Engine(
-            spec, clock, self._folder, trusted_boots, spool or Spool(), keep_staged=keep_staged
-        )
-        self._known_node_id = known_node_id
-        self._known = False
-        self._loaded = False
-        self._surveyed = False
-        self._late_ms = 0  # the newest time that a late put of a run before the survey can have
-        self._parked: tuple[Fingerprint | None, tuple[int, int, int] | None] | None = None
-        self._error = ""
-        self._degraded = False
-
-    # --- what others ask ---
-
-    @property
-    def attached(self) -> bool:
-        """Return whether the tenant holds connections."""
-        return self._engine.session is not None
-
-    @property
-    def node_id(self) -> int:
-        """Return the tenant's lineage."""
-        return self._state().node_id
-
-    @property
-    def pending(self) -> bool:
-        """Return whether staged files wait for their upload."""
-        return bool(self._engine.queue)
-
-    @property
-    def needs_survey(self) -> bool:
-        """Return whether the replica must be listed before the next file is numbered."""
-        return not self._surveyed
-
-    @property
-    def caught_up(self) -> bool:
-        """Return whether the last sync staged all that had been committed when it began."""
-        engine = self._engine
-        behind = engine.heal_cause or engine.all_cause or engine.diff_cause or engine.left_behind
-        return not behind and not self.needs_survey and not self._state().fenced
-
-    def state_json(self) -> str:
-        """Return the position as text for the catalog."""
-        return self._state().to_json()
-
-    def idle_seconds(self) -> float:
-        """Return the seconds since a change was last seen."""
-        return self._clock.monotonic() - self._engine.changed_at
-
-    def idle_limit(self) -> float:
-        """Return after how many idle seconds the tenant is to be parked."""
-        with self._lock:
-            return self._engine.idle_limit()
-
-    def status(self) -> TenantStatus:
-        """Return what is known without any I/O on the database or the replica."""
-        state, engine = self._state(), self._engine
-        queue = list(engine.queue)
-        oldest = min(list(engine.staged_at.values()), default=None)
-        lag = 0.0 if oldest is None else max(0.0, self._clock.monotonic() - oldest)
-        return TenantStatus(
-            self.name,
-            self._client.url,
-            state_word(state, self._error, degraded=self._degraded, attached=self.attached),
-            state.txid,
-            state.durable_txid,
-            len(queue),
-            sum(info.size for info in queue),
-            lag,
-            state.fenced or self._error,
-            state.node_id,
-        )
-
-    def changed(self) -> bool:
-        """Look at the file and its WAL without opening them; True if a parked tenant must wake."""
-        state, engine = self._state(), self._engine
-        if state.fenced:
-            return False
-        if engine.heal_cause or engine.all_cause or engine.diff_cause or state.take_over:
-            return True
-        if engine.left_behind:
-            return True
-        if not self._surveyed and state.txid > state.durable_txid:
-            return True  # the last run staged what it could not upload
-        database, wal = prints(self.spec.db_path)
-        if self._parked is not None:
-            return (database, wal) != self._parked
-        if state.fingerprint is None or database != state.fingerprint:
-            return True
-        return wal is not None and wal != state.wal_print
-
-    def _own(self) -> None:
-        """Take the state directory; what another process did there meanwhile counts."""
-        try:
-            used = self._folder.own()
-        except DatabaseBusyError as error:
-            raise DatabaseBusyError(f"{self.name}: {error}", hint=error.hint) from error
-        if used:
-            self._forget_staged()
-            self._loaded = False
-
-    def _disown(self) -> None:
-        """Let go of the state directory if nothing of the tenant is under way.
-
-        The position is saved before: the next process goes by it.
-        """
-        if self.attached or self._engine.queue or not self._folder.owned:
-            return
-        try:
-            if self._folder.exists():
-                self._engine.save()
-        except OSError as error:
-            self._error = str(explain(self.spec, error))
-        finally:
-            self._folder.disown()
-
-    def _state(self) -> SyncState:
-        if not self._loaded:
-            with self._lock:
-                saved = self._folder.load()
-                self._known = saved is not None or bool(self._known_node_id)
-                self._engine.state = saved or SyncState(self._known_node_id or new_node_id())
-                self._loaded = True
-        return self._engine.state
 
     # --- survey: network ---
 
@@ -250,7 +102,7 @@ class Tenant:
         """Ship what was committed since the last call into staged files.
 
         Attaches a parked tenant first; afterwards checkpoints and moves R.  Returns whether
-        something was staged.
+        something was staged.  Nothing is as long as all pages have to go past the spool.
 
         :raises DatabaseError: the database, or the staging of its changes, failed; the caller
             tries again with backoff
@@ -258,6 +110,8 @@ class Tenant:
         """
         with self._lock:
             if self._state().fenced:
+                return False
+            if self._engine.waits_for_stream:
                 return False
             if not self._surveyed:
                 raise ReplicaTemporaryError(f"{self.name}: the replica was not listed yet")
@@ -292,6 +146,9 @@ class Tenant:
         with self._lock:
             if not self.attached:
                 return True  # what was noted when it was parked still counts
+            stream = self._engine.stream
+            if stream is not None and not stream.produced:
+                return False
             before = prints(self.spec.db_path)
             try:
                 if not self._engine.park(force=force):
@@ -313,8 +170,12 @@ class Tenant:
         ``going``: the database goes, or went; first what can still be had of it is staged.
         """
         with self._lock:
+            stream = self._engine.stream
+            if stream is not None and not (going and stream.produced):
+                streaming.end(self._engine, stream)
             try:
                 if going:
+                    self._engine.stream_wish = ""
                     farewell(self._engine)
                 elif self.attached:
                     self.park(force=True)
@@ -323,7 +184,9 @@ class Tenant:
             except OSError as error:
                 raise self._failed(explain(self.spec, error)) from error
             finally:
-                if not (going and self.pending):  # what waits is still to be uploaded
+                if not (
+                    going and (self.pending or self.streaming)
+                ):  # what waits is still to be uploaded
                     self._folder.disown()
 
     # --- upload: network ---
@@ -335,7 +198,7 @@ class Tenant:
         :raises ReplicaError: the storage failed; the file stays staged
         """
         with self._lock:
-            if not self._engine.queue or self._state().fenced:
+            if not self.pending or self._state().fenced:
                 return False
             info = self._engine.queue[0]
         try:
@@ -364,6 +227,60 @@ class Tenant:
         if self._on_acknowledged is not None:
             self._on_acknowledged(self, result.info)
         return True
+
+    def stream(self) -> bool:
+        """Upload what the spool cannot hold while it is being encoded, R held; False if nothing is.
+
+        Takes as long as the network.  What was committed meanwhile is left to the next sync.
+
+        :raises DatabaseError: the database failed, or its WAL grew too long meanwhile
+        :raises FencedError: another writer's file is there under that name
+        :raises ReplicaError: the storage failed
+        """
+        engine, whole = self._engine, self._engine.stream_wish == "pages"
+        try:
+            with self._lock:
+                if self._state().fenced or self.needs_survey:
+                    return False
+                self._own()
+                stream = None if self.needs_survey else streaming.begin(engine)
+            if stream is None:
+                return False
+            streaming.send(
+                engine,
+                stream,
+                self._lock,
+                self._client,
+                self._late_ms,
+                lambda result: self._streamed(stream, result),
+            )
+        except StreamEndedError:
+            return False  # a reset, or the stop, came between
+        except (OSError, PyrepError) as error:
+            told = explain(self.spec, error) if isinstance(error, OSError) else error
+            with self._lock:
+                if whole:
+                    self._error, self._degraded = str(told), isinstance(told, SpoolFullError)
+                self._disown()
+            raise told from error.__cause__
+        return True
+
+    def _streamed(self, stream: Stream, result: upload.PutResult) -> None:
+        """Note what the storage said to one file of a stream."""
+        with self._lock:
+            if self._engine.stream is not stream:
+                raise StreamEndedError(f"{self.name}: begins anew")
+            if result.outcome is upload.Outcome.FENCED:
+                self._engine.fence(result.text)
+                raise FencedError(f"{self.name}: {result.text}", hint=fence_hint(self.name))
+            if result.info.level == 0:
+                self._late_ms = 0
+            trouble = finish(self._engine, stream, result)
+            if not stream.of_position:
+                self._error, self._degraded = trouble, False
+            self._disown()
+        if self._on_acknowledged is not None:
+            self._on_acknowledged(self, result.info)
 
     def _is_next(self, info: FileInfo) -> bool:
         return bool(self._engine.queue) and self._engine.queue[0] is info
@@ -486,11 +403,3 @@ class Tenant:
         if self._folder.exists():
             self._engine.save()
         self._folder.disown()
-
-    def _forget_staged(self) -> None:
-        engine = self._engine
-        engine.pages.forget()
-        engine.replace_queue([])
-        engine.kept.adopt([])
-        engine.heal_cause = engine.all_cause = engine.diff_cause = ""
-        self._surveyed, self._parked = False, None

@@ -14,11 +14,18 @@ _PATIENCE_SECONDS = 1.0  # a large database is not read over and over
 
 
 def sync(engine: Engine) -> bool:
-    """Stage all that was committed; return whether there was something."""
+    """Stage all that was committed; return whether there was something.
+
+    Nothing is done as long as all pages have to go, or are going, past the spool.
+    """
+    if engine.waits_for_stream:
+        return False
     session = engine.ready()
-    if session.rollback:  # also after a replacement: R would block every commit
-        return _sync_rollback(engine, session)
-    return engine.sync(session)
+    # Without WAL mode R would block every commit, also after a replacement.
+    staged = _sync_rollback(engine, session) if session.rollback else engine.sync(session)
+    if engine.stream_wish == "pages":
+        engine.detach()  # its turn may come late
+    return staged
 
 
 def _sync_rollback(engine: Engine, session: Session) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +21,7 @@ from pyrep.tenant.lineage import describe_twin, describe_writer
 from pyrep.tenant.pages import StagedPages
 from pyrep.tenant.statedir import staged_name
 
-__all__ = ["Outcome", "PutResult", "put", "staged_pages"]
+__all__ = ["Outcome", "PutResult", "put", "put_stream", "staged_pages"]
 
 _CHUNK = 1 << 20
 
@@ -35,12 +36,16 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PutResult:
-    """Hold the outcome of a put; ``found`` are the pages of the object that superseded ours."""
+    """Hold the outcome of a put; ``found`` are the pages of the object that superseded ours.
+
+    ``other`` is the header of a snapshot that was there already.
+    """
 
     outcome: Outcome
     info: FileInfo
     text: str = ""
     found: StagedPages | None = None
+    other: Header | None = None
 
 
 def put(client: ReplicaClient, base: Path, info: FileInfo, *, late_ms: int = 0) -> PutResult:
@@ -56,28 +61,66 @@ def put(client: ReplicaClient, base: Path, info: FileInfo, *, late_ms: int = 0) 
                 info.level, info.min_txid, info.max_txid, source, create_only=True
             )
     except ReplicaExistsError:
-        return _compare(client, path, info, late_ms)
+        there = _remote_info(client, info)
+        if _same_bytes(client, there, path):
+            return PutResult(Outcome.STORED, there)
+        mine = Header.parse(_first_bytes(path))
+        return _compare(client, there, mine, lambda other: other.timestamp_ms <= late_ms)
     return PutResult(Outcome.STORED, stored)
 
 
-def _compare(client: ReplicaClient, path: Path, info: FileInfo, late_ms: int) -> PutResult:
-    """Find out whose the object under our name is; both are read as streams."""
-    there = _remote_info(client, info)
-    if _same_bytes(client, there, path):
-        return PutResult(Outcome.STORED, there)
-    mine = Header.parse(_first_bytes(path))
+def put_stream(
+    client: ReplicaClient,
+    info: FileInfo,
+    header: Header,
+    source: BinaryIO,
+    *,
+    late_ms: int,
+    earlier: Collection[int],
+) -> PutResult:
+    """Upload a file that is being made, create-only; its bytes are nowhere else.
+
+    ``earlier`` are the database checksums of this run's attempts that failed: their answers may
+    have been lost.  A snapshot of another state is SUPERSEDED, with nothing found in it: its
+    TXID is used up.
+    """
+    try:
+        stored = client.write_ltx(
+            info.level, info.min_txid, info.max_txid, source, create_only=True
+        )
+    except ReplicaExistsError:
+        there = _remote_info(client, info)
+        result = _compare(
+            client,
+            there,
+            header,
+            lambda other: other.timestamp_ms <= late_ms or other.post_checksum in earlier,
+        )
+        if result.other is not None and result.other.post_checksum != header.post_checksum:
+            return replace(result, outcome=Outcome.SUPERSEDED)
+        return result
+    return PutResult(Outcome.STORED, stored)
+
+
+def _compare(
+    client: ReplicaClient, there: FileInfo, mine: Header, may_be_ours: Callable[[Header], bool]
+) -> PutResult:
+    """Find out whose the object under our name is; it is read as a stream.
+
+    ``may_be_ours`` says of one with our lineage and base whether an earlier put explains it.
+    """
     try:
         other = reread(lambda: _verify(client, there))
     except LTXCorruptError as error:
         return PutResult(Outcome.FENCED, there, f"{there.name} is there and damaged: {error}")
-    if info.level > 0:
-        return PutResult(Outcome.STORED, there)  # an existing valid file of the same range
+    if there.level > 0:  # an existing valid file of the same range
+        return PutResult(Outcome.STORED, there, other=other)
     if other.node_id != mine.node_id or not other.is_pyrep:
         return PutResult(Outcome.FENCED, there, describe_writer(other))
     same_base = other.pre_checksum == mine.pre_checksum
     if same_base and other.post_checksum == mine.post_checksum and mine.post_checksum:
         return PutResult(Outcome.STORED, there)
-    if same_base and other.timestamp_ms <= late_ms:
+    if same_base and may_be_ours(other):
         with client.open_ltx(there) as source:
             return PutResult(Outcome.SUPERSEDED, there, found=staged_pages(source, there.size))
     return PutResult(Outcome.FENCED, there, describe_twin(other))
