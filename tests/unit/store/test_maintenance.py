@@ -239,6 +239,25 @@ def test_a_snapshot_is_taken_once_an_interval_and_only_after_changes(world: Worl
     assert len(world.asked) == 3
 
 
+def test_each_tenant_has_the_snapshot_schedule_of_its_entry(world: World) -> None:
+    often = world.tenant("/data/often.db", interval=600.0, retention=1200.0)
+    seldom = world.tenant("/data/seldom.db", interval=3600.0, retention=30 * DAY)
+    for _ in range(12):
+        for tenant in (often, seldom):
+            tenant.commit()
+        before = len(world.asked)
+        world.run(600.0)
+        for _, name in world.asked[before:]:
+            world.tenants[name].snapshot_now()
+    asked = [name for _, name in world.asked]
+    assert 11 <= asked.count(often.name) <= 12
+    assert 1 <= asked.count(seldom.name) <= 2
+    world.run(2 * DAY)  # a pass that deletes comes at most once a day
+    left = {t.name: sum(i.level == SNAPSHOT_LEVEL for i in t.files) for t in (often, seldom)}
+    assert left[often.name] == 1
+    assert left[seldom.name] == asked.count(seldom.name)
+
+
 def test_old_snapshots_go_after_a_listing_at_most_once_a_day(world: World) -> None:
     tenant = world.tenant(interval=6 * 3600.0, retention=2 * DAY)
     for _ in range(40):
