@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import click
 
@@ -46,6 +47,7 @@ def command(
 
     The first SIGINT or SIGTERM ends it cleanly: what was committed is uploaded first. A second
     one cuts that short; the exit code is then 8, and the error names what was not uploaded.
+    SIGHUP reads the configuration again.
     """
     from pyrep import daemon, log
     from pyrep.config.load import from_args, load
@@ -53,11 +55,13 @@ def command(
 
     if words and config_path:
         fail("cannot specify a replica URL and the -config flag")
+    reread = None
     if words:
         config = from_args(words[0], words[1:])
         parse_url(words[1])  # a daemon would run, waiting for a replica that cannot be
     else:
         config = load(config_path, expand_env=not no_expand_env)
+        reread = partial(load, config.source, expand_env=not no_expand_env)
     if once and (exec_command or config.exec):
         fail("cannot specify -once with a command to execute")
     try:
@@ -66,5 +70,11 @@ def command(
         raise ConfigError(str(error), field="-log-level") from None
     if log_level:
         os.environ["LOG_LEVEL"] = log_level  # the child process is to log alike
-    daemon.run(config, once=once, exec_command=exec_command, restore_missing=restore_missing)
+    daemon.run(
+        config,
+        once=once,
+        exec_command=exec_command,
+        restore_missing=restore_missing,
+        load=reread,
+    )
     return 0

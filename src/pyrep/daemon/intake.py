@@ -65,6 +65,7 @@ class Intake:
         self._discovery: Discovery[TenantSpec] = Discovery(clock)
         self._once = OncePer()
         self._leaving: dict[Path, list[Path]] = {}  # with those that wait for what it owns
+        self._dismissed: set[Path] = set()  # leaving though the file may be there
         self._left: deque[ManagedTenant] = deque()  # filled by the store's threads
         self._freed: list[Path] = []  # waited for a tenant that came back
         self._deferred: list[Path] = []  # another tenant has their inode open, for a moment
@@ -236,6 +237,8 @@ class Intake:
 
     def check(self, owner: TenantSpec) -> None:
         """Look whether a tenant's file is there, and still the same one."""
+        if owner.db_path in self._dismissed:
+            return
         inode = inode_of(owner.db_path)
         if inode is None:
             self.let_go(owner, "its file is gone")
@@ -255,6 +258,11 @@ class Intake:
             came_back = True
         if came_back:
             self._store.wake(str(owner.db_path))
+
+    def dismiss(self, owner: TenantSpec, cause: str) -> None:
+        """Let go of a tenant whether its file is there or not."""
+        self._dismissed.add(owner.db_path)
+        self.let_go(owner, cause)
 
     def let_go(self, owner: TenantSpec, cause: str) -> None:
         """Let the store sync a tenant once more, if that is possible, and forget it."""
@@ -279,6 +287,7 @@ class Intake:
             if owner is not None:
                 self._claims.discard(owner)
             self._drop(tenant)
+            self._dismissed.discard(path)
             self.forget(path)
             paths += [path, *self._leaving.pop(path, [])]
         return paths

@@ -168,7 +168,7 @@ class Lookout:
                 self._store.watcher.forget_folder(root)
         for owner in self._intake.tenants():
             if not self._is_wanted(owner):
-                self._intake.let_go(owner, "the configuration has it no more, or in another way")
+                self._intake.dismiss(owner, "the configuration has it no more, or in another way")
         for spec in self._intake.candidates():
             if not self._is_wanted(spec):
                 self._intake.forget(spec.db_path)
@@ -280,6 +280,6 @@ class Lookout:
         self._config = self._intake.config = config
         self._reconfigured = True
         self._scanned.clear()
-        findings = self._look_around()
-        self._log_counts(findings)
-        self._take(findings)
+        self._take(self._look_around())
+        extra = {"op": "reload", "count": len(self._store.tenants())}
+        _log.info("configuration read again", extra=extra)

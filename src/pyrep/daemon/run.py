@@ -20,6 +20,7 @@ from pyrep.daemon.events import Event, Events
 from pyrep.daemon.folder import StateFolder
 from pyrep.daemon.intake import Intake
 from pyrep.daemon.lookout import Lookout
+from pyrep.daemon.reload import Load, reread
 from pyrep.daemon.requests import serve
 from pyrep.errors import PyrepError, ShutdownInterruptedError, TXNotAvailableError
 from pyrep.restore.execute import RestoreOptions, RestoreResult, restore
@@ -54,13 +55,14 @@ def run(
     events: Events | None = None,
     clock: Clock | None = None,
     attend: Callable[[Store], None] | None = None,
+    load: Load | None = None,
 ) -> None:
     """Replicate what a configuration says until SIGINT, SIGTERM or the end of the command.
 
     ``once``: sync and upload each database once, then return.  ``exec_command`` overrides the
     configured one.  ``restore_missing`` restores databases named by ``path`` that are missing,
     before anything else.  ``events`` stand in for signals.  ``attend`` is called once all is
-    watched.
+    watched.  ``load`` reads the configuration again when SIGHUP comes.
 
     :raises StateLockedError: another daemon runs this configuration
     :raises ConfigError: there is nothing to do
@@ -80,7 +82,7 @@ def run(
         folder.acquire()
         catalog = Catalog(folder.catalog_path, clock=clock)
         stack.callback(catalog.close)
-        daemon = _Daemon(config, catalog, events, clock, attend)
+        daemon = _Daemon(config, catalog, events, clock, attend, load)
         daemon.run(once, exec_command, restore_missing)
 
 
@@ -94,8 +96,10 @@ class _Daemon:
         events: Events,
         clock: Clock,
         attend: Callable[[Store], None] | None,
+        load: Load | None,
     ) -> None:
         self._attend = attend
+        self._load = load
         self._config = config
         self._catalog = catalog
         self._events = events
@@ -137,7 +141,7 @@ class _Daemon:
                     child = self._child(exec_command)
                     if self._attend is not None:
                         self._attend(store)
-                    self._serve(store, child)
+                    self._serve(store, lookout, child)
             finally:
                 if child is not None:
                     child.kill()
@@ -244,7 +248,7 @@ class _Daemon:
 
     # --- meanwhile --------------------------------------------------------------------------------
 
-    def _serve(self, store: Store, child: Child | None) -> None:
+    def _serve(self, store: Store, lookout: Lookout, child: Child | None) -> None:
         """Act on events until it is time to stop."""
         while True:
             event = self._events.get()
@@ -254,7 +258,7 @@ class _Daemon:
             if kind is Event.REQUEST:
                 self._answer_requests(store)
             elif kind is Event.RELOAD:
-                _log.info("a reload is not supported; restart the daemon", extra={"op": "reload"})
+                self._reload(lookout)
             elif kind is Event.CHILD_ENDED:
                 _log.info("exec process ended", extra={"op": "exec"})
                 return
@@ -262,6 +266,12 @@ class _Daemon:
                 _log.info("signal received, shutting down", extra={"signal": number})
                 self._end_child(child, number or signal.SIGTERM)
                 return
+
+    def _reload(self, lookout: Lookout) -> None:
+        config = reread(self._config, self._load)
+        if config is not None:
+            self._config = config
+            lookout.reconfigure(config)
 
     def _answer_requests(self, store: Store) -> None:
         try:

@@ -127,6 +127,8 @@ class Store:
         self._shared.record(entry)
         if self._shared.upkeep is not None:
             self._shared.upkeep.registered(tenant, moved=moved)
+        if moved:
+            self.relist(tenant.name)  # it is not there yet, changed or not
         self.watcher.add(tenant.spec.db_path)
 
     def unregister(self, name: str) -> ManagedTenant | None:
