@@ -25,7 +25,7 @@ from pathlib import Path
 
 from fleet import CannotRunError, Fleet, Replicator, writing
 from lags import lags
-from meters import Opens, cpu_share, quantile
+from meters import Arrivals, Opens, cpu_share, quantile
 
 from fixtures.app import checkpointed_copy, db_digest
 
@@ -194,10 +194,14 @@ def _single_row(plan: Plan, replicator: Replicator) -> Row:
     fleet = replicator.fleet
     chosen = random.Random(1).sample(range(fleet.count), min(_SAMPLE, fleet.count))
     flags = [f"--rate={_COMMITS_PER_SECOND}", f"--seconds={2 * plan.seconds}", "--random"]
-    with writing(fleet, [fleet.databases[n] for n in chosen], *flags) as writer:
+    names = [fleet.names[n] for n in chosen]
+    with (
+        arriving(replicator, names) as arrivals,
+        writing(fleet, [fleet.databases[n] for n in chosen], *flags) as writer,
+    ):
         since = writer.go()
         report = writer.finish()
-    found, lost = _lags(replicator, [fleet.names[n] for n in chosen], since, report["commits"])
+        found, lost = _lags(arrivals, since, report["commits"])
     p50, p99 = quantile(found, 0.5), quantile(found, 0.99)
     return Row(
         f"{replicator.tool}: commit to stored, one of {fleet.count:,}",
@@ -207,14 +211,22 @@ def _single_row(plan: Plan, replicator: Replicator) -> Row:
     )
 
 
-def _lags(
-    replicator: Replicator, names: Sequence[str], since: float, commits: int
-) -> tuple[list[float], int]:
+@contextmanager
+def arriving(replicator: Replicator, names: Sequence[str]) -> Iterator[Arrivals]:
+    """Yield what notes the level-0 files of tenants when they appear at the replica."""
+    arrivals = Arrivals(replicator.place(name) / "ltx" / "0" for name in names)
+    try:
+        yield arrivals
+    finally:
+        arrivals.close()
+
+
+def _lags(arrivals: Arrivals, since: float, commits: int) -> tuple[list[float], int]:
     """Return the lag of each commit since then, and how many did not arrive within patience."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         time.sleep(3.0)
-        found = lags(map(replicator.place, names), since)
+        found = lags(dict(arrivals.times), since)
         if len(found) >= commits or time.monotonic() > deadline:
             return found, commits - len(found)
 
@@ -244,14 +256,17 @@ def _alone(fleet: Fleet, seconds: float) -> list[float]:
 def _busy_row(plan: Plan, replicator: Replicator, alone: list[float]) -> Row:
     fleet = replicator.fleet
     flags = [f"--rate={fleet.count}", f"--seconds={plan.seconds + 10}"]
-    with writing(fleet, fleet.databases, *flags) as writer:
+    with (
+        arriving(replicator, fleet.names) as arrivals,
+        writing(fleet, fleet.databases, *flags) as writer,
+    ):
         since = writer.go()
         time.sleep(10.0)  # until all are attached
         before = replicator.usage()
         time.sleep(plan.seconds - 2)
         after = replicator.usage()
         report = writer.finish()
-    found, lost = _lags(replicator, fleet.names, since, report["commits"])
+        found, lost = _lags(arrivals, since, report["commits"])
     share = cpu_share(before, after)
     stalls = [quantile(report["ms"], q) - quantile(alone, q) for q in (0.99, 1.0)]
     lag99, lag50 = quantile(found, 0.99), quantile(found, 0.5)
@@ -285,14 +300,17 @@ def mixed(plan: Plan) -> Iterator[Row]:
         churn = fleet.data / "churn"
         churn.mkdir()
         flags = [f"--rate={writers}", f"--seconds={seconds}", f"--churn={churn}"]
-        with writing(fleet, databases, *flags) as writer:
+        names = [fleet.names[n] for n in chosen]
+        with (
+            arriving(pyrep, names) as arrivals,
+            writing(fleet, databases, *flags) as writer,
+        ):
             since = writer.go()
             before = pyrep.usage()
             time.sleep(seconds - 2)
             after = pyrep.usage()
             report = writer.finish()
-        names = [fleet.names[n] for n in chosen]
-        found, lost = _lags(pyrep, names, since, report["commits"])
+            found, lost = _lags(arrivals, since, report["commits"])
         left = [Path(path) for path in report["left"]]
         pyrep.stop()
         different = _different(pyrep, [*databases[:50], *left])

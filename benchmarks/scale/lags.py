@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from writer import MARK, ROW
@@ -13,22 +13,19 @@ from pyrep.ltxio import pages
 __all__ = ["lags"]
 
 
-def lags(replicas: Iterable[Path], since: float) -> list[float]:
+def lags(arrivals: Mapping[Path, float], since: float) -> list[float]:
     """Return the lag in seconds of each row that was written after ``since``.
 
-    It ends when the level-0 file that brought the row first appeared under its name, as the file
-    system noted it.
+    It ends when the first level-0 file that has the row got its name; ``arrivals`` are those
+    names with their times.
     """
     found: list[float] = []
-    for replica in replicas:
-        known: set[float] = set()
-        for path in sorted((replica / "ltx" / "0").glob("*.ltx")):
-            appeared = path.stat().st_ctime
-            if appeared < since:
-                continue
-            fresh = {at for at in _rows(path) if at >= since} - known
-            known |= fresh
-            found += [appeared - at for at in fresh]
+    known: dict[Path, set[float]] = {}
+    for path in sorted(arrivals):
+        seen = known.setdefault(path.parent, set())
+        fresh = {at for at in _rows(path) if at >= since} - seen
+        seen |= fresh
+        found += [arrivals[path] - at for at in fresh]
     return found
 
 
