@@ -88,18 +88,22 @@ class _Watch:
                 data = os.read(self._fd, 1 << 20)
             except BlockingIOError:
                 return
-            at = 0
-            while at < len(data):
-                number, mask, _, length = _EVENT.unpack_from(data, at)
-                if mask & _IN_Q_OVERFLOW:
-                    raise OSError("there were more events than the kernel's queue holds")
-                at += _EVENT.size + length
-                name = os.fsdecode(data[at - length : at].rstrip(b"\0"))
+            for number, name in _parsed(data):
                 yield self._folders.get(number, Path()), name
 
     def close(self) -> None:
         """End the watches."""
         os.close(self._fd)
+
+
+def _parsed(data: bytes) -> Iterator[tuple[int, str]]:
+    at = 0
+    while at < len(data):
+        number, mask, _, length = _EVENT.unpack_from(data, at)
+        if mask & _IN_Q_OVERFLOW:
+            raise OSError("there were more events than the kernel's queue holds")
+        at += _EVENT.size + length
+        yield number, os.fsdecode(data[at - length : at].rstrip(b"\0"))
 
 
 class Opens(_Watch):
@@ -130,12 +134,14 @@ class Arrivals(_Watch):
         try:
             while not self._stop.is_set():
                 if select.select([self._fd], [], [], 0.2)[0]:
-                    now = time.time()
-                    for folder, name in self.events():
-                        if name.endswith(".ltx"):
-                            self.times.setdefault(folder / name, now)
+                    self._note(time.time())
         except OSError as error:
             self._failure = error
+
+    def _note(self, now: float) -> None:
+        for folder, name in self.events():
+            if name.endswith(".ltx"):
+                self.times.setdefault(folder / name, now)
 
     def close(self) -> None:
         """End the watches; raise what went wrong meanwhile."""

@@ -174,7 +174,7 @@ def test_a_refused_upload_keeps_the_staged_file_and_its_number(make) -> None:
     rig, app = make()
     fill(app, 5)
     rig.ship()
-    osfs.arm([Failpoint("file.write", 1, "enospc+")])
+    osfs.arm([Failpoint("file.link", 1, "enospc+")])
     for pending in (1, 2):
         fill(app, 1)
         assert rig.stage()

@@ -15,7 +15,7 @@ from fixtures.app import App, Writer
 from fixtures.effort import wait_until
 from fixtures.host import Host
 
-_FAIL = {"PYREP_ALLOW_FAILPOINTS": "1", "PYREP_FAILPOINT": "file.write:1:eio+"}
+_FAIL = {"PYREP_ALLOW_FAILPOINTS": "1", "PYREP_FAILPOINT": "file.link:1:eio+"}
 _IDLE_TENANTS = 200
 _OWNER = 65534
 _WATCHED_SECONDS = 4.0

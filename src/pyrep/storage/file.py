@@ -264,7 +264,7 @@ class FileReplicaClient:
             osfs.chown("file.chown", fd, *self._owner)
 
     def _link_source(self, level: int, target: str, source: BinaryIO, file: IncomingFile) -> bool:
-        """Store a large staged file by giving it its name here; False: it is to be copied."""
+        """Store a staged file by giving it its name here; False: it is to be copied."""
         folder = os.path.dirname(target)
         with os_errors("create", folder):
             self._prepare(level, folder)

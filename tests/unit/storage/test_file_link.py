@@ -1,4 +1,4 @@
-"""Large staged files get a second name on a file replica, where that is safe; else a copy."""
+"""Staged files get a second name on a file replica, where that is safe; else a copy."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from pyrep.storage import file_link
 from pyrep.storage.file import FileReplicaClient
 from pyrep.storage.file_link import StableFile
 
-LARGE = build_ltx(1, 1, timestamp_ms=1_700_000_000_123) + bytes(9000)
+STAGED = build_ltx(1, 1, timestamp_ms=1_700_000_000_123) + bytes(9000)
 
 
 @pytest.fixture(autouse=True)
-def _disarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(file_link, "LINK_BYTES", 9000)
+def _disarm() -> Iterator[None]:
     yield
     osfs.disarm()
 
@@ -33,7 +32,7 @@ def _disarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def staged(tmp_path: Path) -> Path:
     path = tmp_path / "staged.ltx"
-    path.write_bytes(LARGE)
+    path.write_bytes(STAGED)
     path.chmod(0o644)
     return path
 
@@ -56,11 +55,11 @@ def test_one_file_with_two_names(tmp_path: Path, staged: Path) -> None:
     stored = _stored(tmp_path)
     assert stored.samefile(staged)
     assert stored.stat().st_mode & 0o777 == 0o600
-    assert (info.size, info.timestamp_ms) == (len(LARGE), 1_700_000_000_123)
+    assert (info.size, info.timestamp_ms) == (len(STAGED), 1_700_000_000_123)
     assert list(_client(tmp_path).list_ltx(0)) == [info]
     assert [path.name for path in stored.parent.iterdir()] == [stored.name]
     staged.unlink()
-    assert stored.read_bytes() == LARGE
+    assert stored.read_bytes() == STAGED
 
 
 def test_the_content_is_durable_before_its_name(
@@ -90,11 +89,7 @@ def test_a_taken_name_is_refused_and_made_durable(
     with pytest.raises(ReplicaExistsError):
         _put(client, staged)
     assert synced == [str(_stored(tmp_path).parent)]
-    assert _stored(tmp_path).read_bytes() == LARGE
-
-
-def _small(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_link, "LINK_BYTES", len(LARGE) + 1)
+    assert _stored(tmp_path).read_bytes() == STAGED
 
 
 def _writable_by_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +119,7 @@ def _on_another_file_system(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     "doubt",
-    [_small, _writable_by_others, _of_somebody_else, _without_name, _on_another_file_system],
+    [_writable_by_others, _of_somebody_else, _without_name, _on_another_file_system],
 )
 def test_in_doubt_it_is_copied(
     tmp_path: Path, staged: Path, monkeypatch: pytest.MonkeyPatch, doubt: Callable[..., None]
@@ -132,7 +127,7 @@ def test_in_doubt_it_is_copied(
     inode = staged.stat().st_ino
     doubt(staged, monkeypatch)
     _put(_client(tmp_path), staged)
-    assert _stored(tmp_path).read_bytes() == LARGE
+    assert _stored(tmp_path).read_bytes() == STAGED
     assert _stored(tmp_path).stat().st_ino != inode
 
 
@@ -150,11 +145,11 @@ def test_other_sources_and_owners_and_replacements_are_copied(tmp_path: Path, st
 
 
 def test_a_file_that_is_read_from_its_middle_is_copied(tmp_path: Path, staged: Path) -> None:
-    staged.write_bytes(bytes(10_000) + LARGE)
+    staged.write_bytes(bytes(10_000) + STAGED)
     with StableFile(staged) as source:
         source.seek(10_000)
         _client(tmp_path).write_ltx(0, TXID(1), TXID(1), source, create_only=True)
-    assert _stored(tmp_path).read_bytes() == LARGE
+    assert _stored(tmp_path).read_bytes() == STAGED
 
 
 def test_after_a_failed_sync_files_are_copied(tmp_path: Path, staged: Path) -> None:
@@ -162,7 +157,7 @@ def test_after_a_failed_sync_files_are_copied(tmp_path: Path, staged: Path) -> N
     osfs.arm([osfs.Failpoint("file.fsync", 1, "eio")])
     _put(client, staged)
     assert not _stored(tmp_path).samefile(staged)
-    assert _stored(tmp_path).read_bytes() == LARGE
+    assert _stored(tmp_path).read_bytes() == STAGED
     _stored(tmp_path).unlink()
     _put(client, staged)
     assert not _stored(tmp_path).samefile(staged)
@@ -170,5 +165,5 @@ def test_after_a_failed_sync_files_are_copied(tmp_path: Path, staged: Path) -> N
 
 def test_a_source_in_memory_is_copied(tmp_path: Path) -> None:
     client = _client(tmp_path)
-    client.write_ltx(0, TXID(1), TXID(1), io.BytesIO(LARGE), create_only=True)
-    assert _stored(tmp_path).read_bytes() == LARGE
+    client.write_ltx(0, TXID(1), TXID(1), io.BytesIO(STAGED), create_only=True)
+    assert _stored(tmp_path).read_bytes() == STAGED
