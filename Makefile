@@ -63,7 +63,22 @@ bench-scale: $(BUILT) ## measure up to 50,000 tenants, an hour; TENANTS=100,300 
 crash: $(BUILT) ## kill the daemon at each named step, many times
 	PYREP_SCALE=$${PYREP_SCALE:-20} $(PY) -m pytest -m crash
 
-fuzz: $(BUILT) ## feed hostile bytes, many more than `make test` does
+# A build with sanitizers of its own: the package is copied, the native modules are built into it.
+SANITIZED := build/sanitized
+SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+
+$(SANITIZED)/.built: $(BUILT) $(CORE) $(wildcard src/pyrep/*.py)
+	@echo "pyrep: building with sanitizers"
+	@rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)/pyrep && cp -r src/pyrep/. $(SANITIZED)/pyrep && rm -f $(SANITIZED)/pyrep/*.so
+	@CFLAGS="$(SANITIZE)" LDFLAGS="-fsanitize=address,undefined" $(PY) setup.py --quiet build_ext --force \
+	  --build-lib $(SANITIZED) --build-temp $(SANITIZED)/temp
+	@touch $@
+
+fuzz: $(BUILT) $(SANITIZED)/.built ## feed hostile bytes: INPUTS=1000000 of SEED=1, 1 in 10 of them with sanitizers; then the tests
+	PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+	  UBSAN_OPTIONS=print_stacktrace=1 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  $(PY) tests/tools/fuzz.py $$(( $${INPUTS:-1000000} / 10 )) --seed $${SEED:-1} --slow
+	$(PY) tests/tools/fuzz.py $${INPUTS:-1000000} --seed $${SEED:-1}
 	PYREP_SCALE=$${PYREP_SCALE:-50} $(PY) -m pytest -m fuzz
 
 soak: $(BUILT) ## hours: the long form of the property, crash, fuzz and field tests
