@@ -83,7 +83,7 @@ def survey(client: ReplicaClient, files: Sequence[FileInfo], node_id: int) -> Re
         return Remote()
     newest = max(files, key=lambda info: (info.max_txid, -info.level))
     header = _header(client, newest)
-    if header.node_id != node_id and _header(client, newest) != header:
+    if header.node_id != node_id and _header(client, newest).pack() != header.pack():
         raise ReplicaTemporaryError(
             f"{client.url}: the header of {newest.name} at level {newest.level} was read twice, "
             "with different results"
