@@ -15,7 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from fixtures import azurite, effort, gcs, nats_server, servers, sshd, swift
+from fixtures import azurite, effort, gcs, nats_server, oss, servers, sshd, swift
 from fixtures.app import App
 
 # Variables of pyrep and Litestream change what the code under test does; none may leak in.
@@ -220,4 +220,11 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nats_server.NATSS
 def abs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[azurite.ABSServer]:
     """Return a server of Azure Blob Storage's API that runs until the session ends."""
     with azurite.azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def oss_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[oss.OSSServer]:
+    """Return an emulator of Alibaba Cloud OSS that runs until the session ends."""
+    with oss.oss_shim(tmp_path_factory.mktemp("oss")) as server:
         yield server

@@ -14,6 +14,7 @@ import pytest
 from fixtures.azurite import ABSServer
 from fixtures.gcs import GCSServer
 from fixtures.nats_server import NATSServer, place_of
+from fixtures.oss import OSSServer
 from fixtures.servers import S3Server
 from fixtures.sshd import SFTPServer
 from pyrep.ltxfile import FileInfo
@@ -294,6 +295,21 @@ def test_contract_on_azurite(
     monkeypatch.setattr(suite, "ODD_PATHS", paths)
     with ExitStack() as stack:
         check(ObjectBackend(abs_server, stack))
+
+
+class OSSBackend(ObjectBackend):
+    def name(self, path: str, info: FileInfo) -> str:
+        name = hex_ltx_path(info.level, info.min_txid, info.max_txid)
+        return f"{path}/{name}" if path else name
+
+
+@pytest.mark.oss
+@pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
+def test_contract_on_the_oss_shim(
+    oss_server: OSSServer, check: Callable[[suite.Backend], None]
+) -> None:
+    with ExitStack() as stack:
+        check(OSSBackend(oss_server, stack))
 
 
 def test_every_check_is_listed() -> None:

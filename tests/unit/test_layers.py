@@ -59,7 +59,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "urllib3": (
         *("storage.abs", "storage.abs_session"),
         *("storage.gcs", "storage.gcs_session", "storage.http", "storage.objects"),
-        *("storage.s3_bucket", "storage.s3_session"),
+        *("storage.oss_session", "storage.s3_bucket", "storage.s3_calls", "storage.s3_session"),
     ),
     "typing_extensions": (),
     "zstandard": ("zstdpages",),

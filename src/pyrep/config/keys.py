@@ -272,7 +272,8 @@ TYPE_OPTIONS: Mapping[str, frozenset[str]] = {
         "webdav": "webdav-password webdav-url webdav-username",
         "nats": "bucket client-cert client-key creds jwt max-reconnects nkey password "
         "reconnect-wait root-cas seed timeout tls token username",
-        "oss": "access-key-id bucket concurrency endpoint part-size region secret-access-key",
+        "oss": "access-key-id bucket client-cert client-key concurrency endpoint part-size region "
+        "root-cas secret-access-key skip-verify",
     }.items()
 }
 SCHEME_TYPES: Mapping[str, str] = {kind: kind for kind in TYPE_OPTIONS} | {"webdavs": "webdav"}

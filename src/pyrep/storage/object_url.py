@@ -13,6 +13,7 @@ from pyrep.storage.options import text, texts
 __all__ = [
     "ABS_PARAMETERS",
     "GCS_PARAMETERS",
+    "OSS_PARAMETERS",
     "TLS",
     "ObjectURL",
     "endpoint_url",
@@ -22,6 +23,7 @@ __all__ = [
 
 ABS_PARAMETERS = ("endpoint",)
 GCS_PARAMETERS = ("endpoint",)
+OSS_PARAMETERS = ("endpoint", "region")
 
 
 @dataclass(frozen=True, slots=True)

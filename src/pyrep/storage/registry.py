@@ -19,7 +19,12 @@ from pyrep.storage.budget import NO_LIMITS, Budget, Limits
 from pyrep.storage.file import FileReplicaClient
 from pyrep.storage.host_url import parse_host_url, split_bucket
 from pyrep.storage.limit import LimitedClient
-from pyrep.storage.object_url import ABS_PARAMETERS, GCS_PARAMETERS, parse_object_url
+from pyrep.storage.object_url import (
+    ABS_PARAMETERS,
+    GCS_PARAMETERS,
+    OSS_PARAMETERS,
+    parse_object_url,
+)
 from pyrep.storage.retry import RetryingClient, RetryPolicy
 from pyrep.storage.s3_url import parse_s3_url
 from pyrep.storage.shared import Closeable, Shared
@@ -32,7 +37,6 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _NOT_BUILT = {
     "webdav": "webdav",
     "webdavs": "webdav",
-    "oss": "oss",
 }
 
 
@@ -87,6 +91,8 @@ def parse_url(url: str) -> ReplicaURL:
         return ReplicaURL(scheme, parse_host_url(url).path)
     if scheme == "gs":
         return ReplicaURL(scheme, parse_object_url(scheme, url, parameters=GCS_PARAMETERS).path)
+    if scheme == "oss":
+        return ReplicaURL(scheme, parse_object_url(scheme, url, parameters=OSS_PARAMETERS).path)
     if scheme == "abs":
         parsed = parse_object_url(scheme, url, parameters=ABS_PARAMETERS, user_key="account-name")
         return ReplicaURL(scheme, parsed.path)
@@ -246,6 +252,21 @@ def _connect_abs(spec: ReplicaSpec, budget: Budget) -> ReplicaClient:
     return ObjectReplicaClient(container, settings.path, release=lambda: _sessions.release(key))
 
 
+def _connect_oss(spec: ReplicaSpec, budget: Budget) -> ReplicaClient:
+    """Build a client of S3's kind on a session that speaks OSS."""
+    from pyrep.storage.oss_config import oss_settings
+    from pyrep.storage.oss_session import OSSSession
+    from pyrep.storage.s3 import S3ReplicaClient
+
+    account, settings = oss_settings(
+        url=spec.url, path=spec.path, options=spec.options, environ=os.environ
+    )
+    key = (account, budget.stop)
+    session = cast(OSSSession, _sessions.acquire(key, lambda: OSSSession(account, budget)))
+    session.budget.tighten(spec.limits)
+    return S3ReplicaClient(settings, session, release=lambda: _sessions.release(key))
+
+
 @contextlib.contextmanager
 def _extra(name: str, *, kind: str = "") -> Iterator[None]:
     """Turn a package that is missing into an error that names what to install."""
@@ -287,6 +308,7 @@ _factories: dict[str, Factory] = {
     "abs": _connect_abs,
     "file": _connect_file,
     "gs": _connect_gs,
+    "oss": _connect_oss,
     "nats": _connect_nats,
     "s3": _connect_s3,
     "sftp": _connect_sftp,

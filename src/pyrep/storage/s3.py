@@ -29,8 +29,8 @@ from pyrep.storage.http import (
 )
 from pyrep.storage.layout import LEVELS, hex_level_path, hex_ltx_path
 from pyrep.storage.s3_bucket import BATCH, S3Bucket
+from pyrep.storage.s3_calls import S3Sender
 from pyrep.storage.s3_config import S3Settings
-from pyrep.storage.s3_session import S3Session
 from pyrep.storage.s3_upload import upload
 from pyrep.storage.s3_xml import ListedObject
 from pyrep.storage.search import look_hex
@@ -47,11 +47,10 @@ class S3ReplicaClient:
     known of the server belong to the session.  ``release`` is called once, by ``close``.
     """
 
-    scheme = "s3"
-
     def __init__(
-        self, settings: S3Settings, session: S3Session, *, release: Callable[[], None]
+        self, settings: S3Settings, session: S3Sender, *, release: Callable[[], None]
     ) -> None:
+        self.scheme = settings.scheme
         self._bucket = S3Bucket(settings, session)
         self._release = release
         self._closed = False

@@ -19,9 +19,9 @@ from pyrep.errors import (
 )
 from pyrep.storage.budget import THROTTLING
 from pyrep.storage.http import read_answer, unreadable
+from pyrep.storage.s3_calls import Call, S3Sender
 from pyrep.storage.s3_config import S3Settings
 from pyrep.storage.s3_errors import is_unsupported, refused, server_error
-from pyrep.storage.s3_session import Call, S3Session
 from pyrep.storage.s3_xml import (
     ListedObject,
     Page,
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 1000
 _EXPIRED = frozenset(("ExpiredToken", "TokenRefreshRequired", "InvalidToken"))
+_EXISTS = "FileAlreadyExists"  # of OSS, with 409
 _NOT_FOUND = 404
 _NO_ERROR = ServerError()
 
@@ -55,14 +56,15 @@ class Answer:
 class S3Bucket:
     """Talk to one bucket as one replica is configured to."""
 
-    def __init__(self, settings: S3Settings, session: S3Session) -> None:
+    def __init__(self, settings: S3Settings, session: S3Sender) -> None:
         self.settings = settings
         self.session = session
         self.facts = session.facts
 
     def where(self, key: str = "") -> str:
         """Return the name of an object, or of the bucket, for messages."""
-        return f"s3://{self.settings.bucket}/{key}" if key else f"s3://{self.settings.bucket}"
+        place = f"{self.settings.scheme}://{self.settings.bucket}"
+        return f"{place}/{key}" if key else place
 
     def request(
         self,
@@ -272,6 +274,8 @@ class S3Bucket:
                 f"{call.where}: the bucket is in region {self.facts.regions[call.bucket]}"
             )
         answer = replace(answer, error=parse_error(answer.body) or _NO_ERROR)
+        if answer.error.code == _EXISTS:
+            answer = replace(answer, status=412)  # as all others say it
         nameless = call.method == "HEAD" and answer.status in (400, 403)
         if answer.error.code in _EXPIRED or nameless:
             self.session.forget_credentials()

@@ -59,6 +59,7 @@ class S3Settings:
     concurrency: int = _CONCURRENCY
     write_headers: Mapping[str, str] = field(default_factory=dict)
     key_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    scheme: str = "s3"
 
 
 def s3_settings(

@@ -9,9 +9,7 @@ that is what each S3-compatible storage accepts.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -27,9 +25,10 @@ from botocore.httpsession import get_cert_path
 from pyrep.errors import ReplicaPermanentError, ReplicaTemporaryError
 from pyrep.storage.budget import Budget
 from pyrep.storage.http import Connections
+from pyrep.storage.s3_calls import Call, Facts
 from pyrep.storage.s3_config import S3Account
 
-__all__ = ["Call", "Facts", "S3Session"]
+__all__ = ["S3Session"]
 
 _TLS_HINT = "Trust the endpoint's certificate with AWS_CA_BUNDLE, or set skip-verify."
 _USER_AGENT = "pyrep"
@@ -39,36 +38,6 @@ _AWS_SUFFIXES = {
     "us-isob-": "sc2s.sgov.gov",
 }
 _UNSIGNED = Config(s3={"payload_signing_enabled": False})
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Describe a request: ``op`` says in words what it does, ``where`` to which object.
-
-    An ``urgent`` one waits for no budget.
-    """
-
-    op: str
-    where: str
-    method: str
-    bucket: str
-    key: str = ""
-    query: tuple[tuple[str, str], ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    path_style: bool = False
-    sign_payload: bool = True
-    urgent: bool = False
-
-
-class Facts:
-    """Hold what was learned of an endpoint; None: not yet.  Threads may set the same twice."""
-
-    def __init__(self) -> None:
-        self.conditional_put: bool | None = None
-        self.batch_delete: bool | None = None
-        self.single_delete = False
-        self.regions: dict[str, str] = {}
 
 
 class S3Session:

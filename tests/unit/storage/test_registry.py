@@ -16,7 +16,7 @@ from pyrep.storage.memory import MemoryReplicaClient, MemoryStorage
 from pyrep.storage.registry import ReplicaSpec, connect, is_url, parse_url, registered
 from pyrep.storage.retry import RetryPolicy
 
-OTHERS = ["webdav", "oss"]
+OTHERS = ["webdav"]
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,9 @@ from pyrep.storage.budget import Budget
 from pyrep.storage.parts import part_sizes
 from pyrep.storage.registry import ReplicaSpec, connect
 from pyrep.storage.s3 import S3ReplicaClient
+from pyrep.storage.s3_calls import Call
 from pyrep.storage.s3_config import s3_settings
-from pyrep.storage.s3_session import Call, S3Session
+from pyrep.storage.s3_session import S3Session
 
 INFO = FileInfo(0, TXID(1), TXID(1))
 DATA = build_ltx(1, 1, timestamp_ms=1_700_000_000_120)
