@@ -26,6 +26,7 @@ from pyrep.errors import PyrepError, ShutdownInterruptedError, TXNotAvailableErr
 from pyrep.restore.execute import RestoreOptions, RestoreResult, restore
 from pyrep.restore.state import write_tenant_state
 from pyrep.storage.base import ReplicaClient
+from pyrep.storage.observe import Usage
 from pyrep.storage.registry import connect
 from pyrep.store import ManagedTenant, Schedule, Store, Unsent
 from pyrep.tenant.position import boot_id
@@ -160,10 +161,12 @@ class _Daemon:
         """
         spool = Spool(self._config.spool_limit_total)
         clients: dict[str, ReplicaClient] = {}
+        usage = Usage()
 
         def make(spec: TenantSpec) -> Tenant:
             path = str(spec.db_path)
-            clients[path] = client = connect(spec.replica, clock=self._clock, stop=self._cut)
+            client = connect(spec.replica, clock=self._clock, stop=self._cut, observe=usage.add)
+            clients[path] = client
             row = None if path in self._known else self._catalog.tenant(path)
             return Tenant(
                 spec,
@@ -193,6 +196,7 @@ class _Daemon:
         finally:
             for client in clients.values():
                 client.close()
+            usage.log()
 
     # --- before -----------------------------------------------------------------------------------
 

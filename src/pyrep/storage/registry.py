@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from pyrep.clock import Clock
+from pyrep.clock import Clock, SystemClock
 from pyrep.errors import ConfigError
 from pyrep.storage.base import ReplicaClient
 from pyrep.storage.budget import NO_LIMITS, Budget, Limits
@@ -25,6 +25,7 @@ from pyrep.storage.object_url import (
     OSS_PARAMETERS,
     parse_object_url,
 )
+from pyrep.storage.observe import ObservedClient, Operation
 from pyrep.storage.retry import RetryingClient, RetryPolicy
 from pyrep.storage.s3_url import parse_s3_url
 from pyrep.storage.shared import Closeable, Shared
@@ -107,8 +108,11 @@ def connect(
     clock: Clock | None = None,
     stop: threading.Event | None = None,
     policy: RetryPolicy | None = None,
+    observe: Callable[[Operation], None] | None = None,
 ) -> ReplicaClient:
     """Build the client of a replica, wrapped so that it retries temporary failures.
+
+    ``observe`` is told of each attempt when it has ended.
 
     Nothing is read or written yet.  ``stop`` ends all waits: between attempts, and for a turn
     within the limits; only clients with the same ``stop`` share what an endpoint is given.
@@ -123,6 +127,8 @@ def connect(
         raise ConfigError(f'unknown replica type in config: "{kind}"')
     stop = stop if stop is not None else _NEVER
     client = factory(spec, Budget(clock=clock, stop=stop))
+    if observe is not None:
+        client = ObservedClient(client, clock or SystemClock(), observe)
     return RetryingClient(client, policy=policy, clock=clock, stop=stop)
 
 
