@@ -103,7 +103,9 @@ def expect_every_point(
         held[txid] = recorder.held(out)
         out.unlink()
     first, last = min(states.values()), max(states.values())
-    for moment in (rng.randint(first, last) for _ in range(SAMPLES)):
+    moments = [rng.randint(first, last) for _ in range(SAMPLES - 10)]
+    moments += rng.choices(list(states.values()), k=10)  # and exactly that of a file
+    for moment in moments:
         result = restore(client, out, RestoreOptions(timestamp_ms=moment))
         assert result.txid == max(txid for txid, at in states.items() if at <= moment)
         held[int(result.txid)] = recorder.held(out)

@@ -157,6 +157,34 @@ def test_a_directory_goes_to_radosgw_and_back(
     a_daemon_ships_a_directory(radosgw_server, tmp_path, start_app)
 
 
+def test_a_directory_that_litestream_wrote_comes_back_without_a_configuration(
+    radosgw_server: S3Server,
+    tmp_path: Path,
+    start_app: StartApp,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server, names = radosgw_server, ["a.db", "team/b #1.db"]
+    for name, value in server.environ.items():
+        monkeypatch.setenv(name, value)
+    with bucket_on(server) as bucket:
+        replica = {"type": "s3", "path": "theirs", **server.options(bucket)}
+        for number, name in enumerate(names, 1):
+            db = tmp_path / "data" / name
+            db.parent.mkdir(parents=True, exist_ok=True)
+            app = start_app(db)
+            app.execute("create table t (a)")
+            for _ in range(number):
+                app.execute("insert into t values (1)")
+        entry = {"dir": str(tmp_path / "data"), "pattern": "*.db", "recursive": True}
+        config = litestream.write_config(tmp_path / "c.json", [{**entry, "replica": replica}])
+        litestream.once(config)
+        url = server.url(bucket, "theirs")
+        done = pyrep("restore", "-all", "-json", "-o", tmp_path / "out", url)
+        assert (done.code, done.json["count"]) == (0, {"restored": 2})
+        for number, name in enumerate(names, 1):
+            assert row_counts(tmp_path / "out" / name)["t"] == number
+
+
 @pytest.mark.parametrize("key", ["access-key-id", "secret-access-key"])
 def test_wrong_credentials_are_a_permanent_error(radosgw_server: S3Server, key: str) -> None:
     with bucket_on(radosgw_server) as bucket:

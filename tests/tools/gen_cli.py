@@ -134,8 +134,16 @@ and with `-dry-run` every item has the keys of a dry run.
 below the replica paths, so it works when the directories are lost. `pyrep restore -all -o DIR URL`
 needs no configuration: every replica at and below the URL is restored. Each database goes to its
 relative path below DIR; one named by `path:` to its file name; where two would have the same place,
-both go to their whole path below DIR. One that fails stops no other. The exit code is that of the
-failures if they share one, else 1.
+both go to their whole path below DIR. A replica with others below it, `team` beside `team/a.db`,
+goes to `team/team`, because no file can have its folder's name. One that fails stops no other, and
+neither does a folder of the storage that cannot be read. The exit code is that of the failures if
+they share one, else 1.
+
+    pyrep restore -all -o /srv/restored -timestamp 2026-07-01T12:00:00Z s3://backups/tenants
+
+works on any machine that has the credentials (`AWS_ACCESS_KEY_ID`…) and may list the bucket; add
+`-parallelism 16` where many small databases come from far away. How they are found:
+[storage.md](storage.md#finding-replicas).
 
 `status` of an item is `restored`, `skipped`, `failed`, or `planned` in a dry run.
 

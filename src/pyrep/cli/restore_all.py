@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["restore_every"]
 
+_PLANNERS = 8
 RESTORED, SKIPPED, FAILED = "restored", "skipped", "failed"
 
 
@@ -87,7 +89,7 @@ def restore_every(wanted: Wanted) -> int:
         if not jobs and not search.problems:
             return _nothing(wanted)
         if wanted.dry_run:
-            outcomes = [_plan_one(wanted, name, job) for name, job in jobs]
+            outcomes = _plan_jobs(wanted, jobs)
         else:
             outcomes = _restore_jobs(wanted, jobs, cancel)
     _report(wanted, outcomes, search, time.monotonic() - began)
@@ -151,6 +153,13 @@ def _places(found: Sequence[Found]) -> list[str]:
     places = [one.relpath if count[one.relpath] == 1 else one.name.lstrip("/") for one in found]
     folders = {str(parent) for place in places for parent in PurePosixPath(place).parents}
     return [f"{p}/{posixpath.basename(p)}" if p in folders else p for p in places]
+
+
+def _plan_jobs(wanted: Wanted, jobs: Sequence[tuple[str, Job]]) -> list[_Outcome]:
+    """Plan all, several at a time: a plan is little but waiting for the storage."""
+    workers = max(1, min(len(jobs), wanted.parallelism or _PLANNERS))
+    with ThreadPoolExecutor(workers, "pyrep-plan") as pool:
+        return list(pool.map(lambda named: _plan_one(wanted, *named), jobs))
 
 
 def _plan_one(wanted: Wanted, name: str, job: Job) -> _Outcome:

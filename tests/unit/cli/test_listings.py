@@ -208,6 +208,7 @@ def test_json_documents_have_the_keys_of_the_page(
     database, out = tmp_path / "app.db", tmp_path / "out"
     operands = {
         "ltx": [database],
+        "doctor": [database],
         "restore": ["-o", out / "1.db", database],
         "restore -dry-run": ["-o", out / "2.db", database],
         "verify": [database],
