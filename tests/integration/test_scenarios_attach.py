@@ -21,7 +21,7 @@ from pyrep import osfs
 from pyrep.errors import DatabaseBusyError, DatabaseError
 from pyrep.osfs import Failpoint
 from pyrep.sqlite import Attachment, attached_count, page_crcs, probe
-from pyrep.tenant import sync as tenant_sync
+from pyrep.tenant import hold as tenant_hold
 from pyrep.tenant.position import Fingerprint
 from pyrep.tenant.session import Session
 
@@ -345,7 +345,7 @@ def test_unchanged_fingerprint_after_a_reboot(
     rig.park()
     first_boot = rig.tenant._engine.state.boot_id
     change_unseen(rig, start_app)
-    monkeypatch.setattr(tenant_sync, "boot_id", lambda: "the boot after")
+    monkeypatch.setattr(tenant_hold, "boot_id", lambda: "the boot after")
     rig.trusted = frozenset({first_boot, "the boot after"}) if clean_stop else frozenset()
     rig.restart(clean=clean_stop)
     assert not rig.tenant.changed()  # an idle tenant is not opened for a diff
@@ -373,7 +373,7 @@ def test_a_reboot_counts_until_its_diff_is_done(rig, start_app, monkeypatch, cle
     rig.ship()
     rig.tenant.close()
     lost_change(rig, app)
-    monkeypatch.setattr(tenant_sync, "boot_id", lambda: "the boot after")
+    monkeypatch.setattr(tenant_hold, "boot_id", lambda: "the boot after")
     rig.trusted = frozenset()
     rig.restart(clean=False)
     app.execute(_INSERT)

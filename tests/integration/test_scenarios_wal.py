@@ -20,7 +20,7 @@ from fixtures.power import (
 from fixtures.rig import Rig
 from pyrep.ltxio import LTXWriter
 from pyrep.sqlite import Attachment
-from pyrep.tenant import sync as tenant_sync
+from pyrep.tenant import hold as tenant_hold
 from pyrep.tenant.capture import Capture
 from pyrep.tenant.session import Session
 
@@ -131,7 +131,7 @@ def test_hole_in_the_wal_after_a_power_cut(
     Path(f"{rig.db}-shm").unlink(missing_ok=True)
     lose_frame(wal, frame_count(wal) - 4)
     if boot == "another-boot":
-        monkeypatch.setattr(tenant_sync, "boot_id", lambda: "after the power cut")
+        monkeypatch.setattr(tenant_hold, "boot_id", lambda: "after the power cut")
         rig.trusted = frozenset()
     rig.restart(clean=False)
     again = start_app(rig.db, busy_timeout_ms=100, autocheckpoint=0)
@@ -162,7 +162,7 @@ def on_mark_zero(rig: Rig, app: App) -> None:
     assert log == done
 
 
-@pytest.mark.parametrize("place", [(Capture, "_current_crcs"), (LTXWriter, "add_pages")])
+@pytest.mark.parametrize("place", [(Capture, "current_crcs"), (LTXWriter, "add_pages")])
 def test_wal_overwritten_under_a_diff(rig, app, wal, monkeypatch, place) -> None:
     on_mark_zero(rig, app)
     truth, before = rig.truth(), salts(wal)

@@ -53,7 +53,7 @@ class FakeTenant:
         )
         self.name = name
         self.attached = False
-        self.wants_stream = self.streaming = False
+        self.wants_stream = self.streaming = self.waits_to_read = False
         self.needs_survey = not surveyed
         self.commits = 0
         self.staged = 0

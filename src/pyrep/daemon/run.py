@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import signal
 import threading
@@ -25,6 +26,7 @@ from pyrep.daemon.requests import serve
 from pyrep.errors import PyrepError, ShutdownInterruptedError, TXNotAvailableError
 from pyrep.restore.execute import RestoreOptions, RestoreResult, restore
 from pyrep.restore.state import write_tenant_state
+from pyrep.schedule.budget import ReadBudget
 from pyrep.storage.base import ReplicaClient
 from pyrep.storage.observe import Usage
 from pyrep.storage.registry import connect
@@ -38,6 +40,7 @@ from pyrep.watch.inotify import best_watcher
 __all__ = ["run"]
 
 _RESERVED_DESCRIPTORS = 256
+_MOST_READERS = 4  # of whole databases: half of the threads that sync
 _DESCRIPTORS_PER_TENANT = 8
 _NAMED = 20
 _NAMED_BROKEN = 5
@@ -106,6 +109,7 @@ class _Daemon:
         self._events = events
         self._clock = clock
         self._cut = threading.Event()  # ends the waits between attempts of the clients
+        self._reads = ReadBudget(min(_MOST_READERS, os.cpu_count() or 1))
         self._trusted: frozenset[str] = frozenset()
         self._known: dict[str, int] = {}
         self._taken: set[int] = set()
@@ -127,6 +131,7 @@ class _Daemon:
             watcher_for=None if once else self._watcher,
             schedule=None if once else _schedule(self._config),
             leave_timeout=self._config.shutdown_sync_timeout.total_seconds(),
+            reads=self._reads,
         )
         if not self._config.retention.enabled:
             _log.warning("retention is disabled: nothing is deleted from replicas")
@@ -175,6 +180,7 @@ class _Daemon:
                 trusted_boots=self._trusted,
                 clock=self._clock,
                 spool=spool,
+                reads=self._reads,
                 keep_staged=keep_staged,
                 on_acknowledged=store.acknowledged,
                 on_listed=store.listed,

@@ -41,6 +41,10 @@ class ManagedTenant(Protocol):
         """Return whether the last sync staged all that had been committed when it began."""
 
     @property
+    def waits_to_read(self) -> bool:
+        """Return whether the whole database has to be read and others are read first."""
+
+    @property
     def wants_stream(self) -> bool:
         """Return whether something waits for a call of ``stream``."""
 

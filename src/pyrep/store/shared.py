@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pyrep.catalog import Catalog
 from pyrep.clock import Clock
 from pyrep.log import RateLimiter
-from pyrep.schedule.budget import AttachBudget
+from pyrep.schedule.budget import AttachBudget, ReadBudget
 from pyrep.schedule.pool import Pool
 from pyrep.schedule.scheduler import Scheduler
 from pyrep.store.drain import Drain
@@ -31,7 +31,12 @@ class Shared:
     """
 
     def __init__(
-        self, catalog: Catalog, clock: Clock, random: Callable[[], float], max_attached: int
+        self,
+        catalog: Catalog,
+        clock: Clock,
+        random: Callable[[], float],
+        max_attached: int,
+        reads: ReadBudget,
     ) -> None:
         self.catalog = catalog
         self.clock = clock
@@ -40,6 +45,7 @@ class Shared:
         self.entries: dict[str, Entry] = {}  # guarded by lock for writing
         self.limiter = RateLimiter(now=clock.monotonic)
         self.budget = AttachBudget(max_attached, clock)
+        self.reads = reads
         self.scheduler: Scheduler[tuple[str, str]] = Scheduler(self._fire, clock)
         self.pools: dict[str, Pool[str]] = {}
         self.upkeep: Maintenance | None = None
@@ -96,6 +102,11 @@ class Shared:
     def admit_next(self) -> None:
         """Let the first that waits for a place try, if one is free."""
         self._admit(self.budget.next_waiting())
+
+    def admit_readers(self) -> None:
+        """Let those be synced whose turn it is to have their whole database read."""
+        for name in self.reads.following():
+            self.schedule(SYNC, name)
 
     def _admit(self, name: str | None) -> None:
         if name is not None:

@@ -19,6 +19,7 @@ from pyrep.clock import Clock
 from pyrep.errors import ConfigError, PyrepError
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
+from pyrep.schedule.budget import ReadBudget
 from pyrep.schedule.pool import Pool
 from pyrep.store.drain import Drain, Unsent, close_tenants, is_dirty
 from pyrep.store.entry import Entry, ManagedTenant
@@ -49,6 +50,7 @@ class Store:
     """Hold the tenants; every method may be called from any thread.
 
     With a ``schedule`` it makes levels and snapshots and deletes what is old.
+    ``reads`` is what the tenants share who have to read a whole database.
     ``leave_timeout`` is for how many seconds the uploads of a tenant that leaves are tried.
     ``watcher_for`` makes the watcher, given what says whether a parked database has changed;
     without it every ``watch_interval`` seconds that is asked of each.
@@ -68,6 +70,7 @@ class Store:
         random: Callable[[], float] = random_module.random,
         schedule: Schedule | None = None,
         leave_timeout: float = 30.0,
+        reads: ReadBudget | None = None,
     ) -> None:
         self._clock = clock
         self._catalog = catalog
@@ -75,7 +78,7 @@ class Store:
         self.on_tick: Callable[[], float | None] | None = None
         self.closed_in_order = False
         self._stopping = threading.Event()
-        self._shared = shared = Shared(catalog, clock, random, max_attached)
+        self._shared = shared = Shared(catalog, clock, random, max_attached, reads or ReadBudget(1))
         if watcher_for is None:
             self.watcher: Watcher = PollingWatcher(watch_interval, self._has_changed, clock)
         else:

@@ -63,7 +63,13 @@ class SyncWork:
         now = self._shared.clock.monotonic()
         waiters = self._shared.waiting.take(name)
         if drain is not None or waiters or now >= entry.next_sync:
-            staged = self._sync(entry, waiters)
+            try:
+                staged = self._sync(entry, waiters)
+            finally:
+                self._shared.admit_readers()
+            if tenant.waits_to_read:
+                self._give_way(entry)
+                return
             entry.next_sync = now + self._pause(entry, now, staged=staged)
             self._sync_succeeded(entry, drain, urgent=bool(waiters))
         if entry.wants_snapshot and drain is None:
@@ -127,6 +133,12 @@ class SyncWork:
             complain(self._shared.limiter, tenant, SNAPSHOT, error)
         if self._shared.upkeep is not None:
             self._shared.upkeep.retry_snapshot(tenant)
+
+    def _give_way(self, entry: Entry) -> None:
+        """Let others have the place of one who may not be read yet; it is called when it may."""
+        entry.next_sync = 0.0
+        self._shared.leave(entry.tenant.name)
+        self._shared.record(entry)
 
     def _hand_over(self, entry: Entry) -> None:
         """Let the stream pool have a tenant whose pages have to go past the spool.

@@ -10,6 +10,7 @@ from pyrep.clock import Clock
 from pyrep.config.expand import TenantSpec
 from pyrep.errors import DatabaseBusyError
 from pyrep.ltxfile import FileInfo
+from pyrep.schedule.budget import ReadBudget
 from pyrep.storage.base import ReplicaClient
 from pyrep.tenant.position import Fingerprint, SyncState, new_node_id
 from pyrep.tenant.session import prints
@@ -35,6 +36,7 @@ class TenantBase:
         clock: Clock,
         spool: Spool | None = None,
         keep_staged: bool = True,
+        reads: ReadBudget | None = None,
         on_acknowledged: Callable[[Any, FileInfo], None] | None = None,
         on_listed: Callable[[Any, list[FileInfo]], None] | None = None,
     ) -> None:
@@ -47,7 +49,13 @@ class TenantBase:
         self._lock = threading.RLock()
         self._folder = StateDir(spec.state_path)
         self._engine = Engine(
-            spec, clock, self._folder, trusted_boots, spool or Spool(), keep_staged=keep_staged
+            spec,
+            clock,
+            self._folder,
+            trusted_boots,
+            spool or Spool(),
+            keep_staged=keep_staged,
+            reads=reads,
         )
         self._known_node_id = known_node_id
         self._known = False
@@ -99,6 +107,11 @@ class TenantBase:
         behind = engine.heal_cause or engine.all_cause or engine.diff_cause or engine.left_behind
         waits = engine.waits_for_stream or self.needs_survey
         return not behind and not waits and not self._state().fenced
+
+    @property
+    def waits_to_read(self) -> bool:
+        """Return whether the whole database has to be read and others are read first."""
+        return self._engine.reads.waits(self.name)
 
     def state_json(self) -> str:
         """Return the position as text for the catalog."""
@@ -188,6 +201,7 @@ class TenantBase:
         engine = self._engine
         engine.pages.forget()
         engine.drop_stream()
+        engine.reads.leave(engine.name)
         engine.replace_queue([])
         engine.kept.adopt([])
         engine.heal_cause = engine.all_cause = engine.diff_cause = ""

@@ -13,6 +13,7 @@ from pyrep.clock import Clock
 from pyrep.config.expand import TenantSpec
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
+from pyrep.schedule.budget import ReadBudget
 from pyrep.tenant.kept import Kept
 from pyrep.tenant.lineage import Action, Remote, Verdict
 from pyrep.tenant.pages import LocalPages, sync_table
@@ -50,6 +51,7 @@ class Hold:
         spool: Spool,
         *,
         keep_staged: bool,
+        reads: ReadBudget | None = None,
     ) -> None:
         self.spec = spec
         self.name = str(spec.db_path)
@@ -57,6 +59,7 @@ class Hold:
         self.folder = folder
         self.trusted_boots = trusted_boots
         self.spool = spool
+        self.reads = reads or ReadBudget(1)
         self.state = SyncState(1)
         self.pages = LocalPages(None)
         self.queue: deque[FileInfo] = deque()
@@ -138,6 +141,7 @@ class Hold:
         """Stop for good until the operator decides."""
         self.state = replace(self.state, fenced=why)
         self.drop_stream()
+        self.reads.leave(self.name)
         self.replace_queue([])
         self.detach()
         self.save()
@@ -197,8 +201,7 @@ class Hold:
     def _mark_attached(self, session: Session) -> None:
         """Note on disk that the fingerprint does not count any more, and in which boot we are."""
         boot, before = boot_id(), self.state
-        trusted = before.boot_id in {"", boot} or before.boot_id in self.trusted_boots
-        if before.txid and not trusted:
+        if before.txid and not self._boot_is_trusted():
             session.unbroken, self.state = False, before.unproven()
             self.diff_cause = self.diff_cause or (
                 "the machine was restarted and pyrep had not been stopped cleanly"
@@ -211,6 +214,25 @@ class Hold:
         except BaseException:
             self.state = before  # so that the next attempt does not take it for noted
             raise
+
+    def _boot_is_trusted(self) -> bool:
+        before = self.state.boot_id
+        return before in {"", boot_id()} or before in self.trusted_boots
+
+    @property
+    def causes_reading(self) -> bool:
+        """Return whether something is known that only a look at every page can settle."""
+        causes = self.heal_cause or self.all_cause or self.diff_cause
+        return bool(causes) or not self.state.page_size
+
+    @property
+    def must_read_all(self) -> bool:
+        """Return whether a database that is opened now has to be read from end to end."""
+        return self.adopting or self.causes_reading or not self._boot_is_trusted()
+
+    def may_read_all(self) -> bool:
+        """Take a place among those who read a whole database, or wait for it."""
+        return self.reads.enter(self.name)
 
     def detach(self, *, keep_wal: bool = False) -> None:
         """Close the database without sealing it."""

@@ -60,13 +60,13 @@ class Engine(Hold):
     def _ship(self, session: Session) -> bool:
         """Stage everything up to mxFrame, in files of bounded size."""
         if self.adopting:
+            if not self.may_read_all():
+                return False
             self.adopt(session)
         staged = False
         while self.stream_wish != "pages":
-            if self.heal_cause or self.all_cause or not self.state.page_size:
-                return self.ship_all(session)
-            if self.diff_cause:
-                return self.ship_diff(session) or staged
+            if self.causes_reading:
+                return (self.may_read_all() and self._ship_whole(session)) or staged
             change = prove(
                 session.att,
                 self.state,
@@ -85,6 +85,11 @@ class Engine(Hold):
             if change.scan is None or not change.scan.limited:
                 return True
         return staged
+
+    def _ship_whole(self, session: Session) -> bool:
+        if self.heal_cause or self.all_cause or not self.state.page_size:
+            return self.ship_all(session)
+        return self.ship_diff(session)
 
     def ship_to(self, session: Session, view: WALView) -> bool:
         """Stage what was committed up to exactly ``view``; False if that cannot be done."""

@@ -170,6 +170,7 @@ class Tenant(TenantBase):
         ``going``: the database goes, or went; first what can still be had of it is staged.
         """
         with self._lock:
+            self._engine.reads.leave(self.name)
             stream = self._engine.stream
             if stream is not None and not (going and stream.produced):
                 streaming.end(self._engine, stream)

@@ -16,10 +16,26 @@ _PATIENCE_SECONDS = 1.0  # a large database is not read over and over
 def sync(engine: Engine) -> bool:
     """Stage all that was committed; return whether there was something.
 
-    Nothing is done as long as all pages have to go, or are going, past the spool.
+    Nothing is done as long as all pages have to go, or are going, past the spool, or as the
+    whole database has to be read and too many others are being read.
     """
     if engine.waits_for_stream:
         return False
+    if engine.session is None and engine.must_read_all and not engine.may_read_all():
+        return False
+    try:
+        staged = _sync(engine)
+    except BaseException:
+        engine.reads.leave(engine.name)
+        raise
+    if engine.reads.waits(engine.name):
+        engine.detach()  # R holds nothing up meanwhile
+    else:
+        engine.reads.leave(engine.name)
+    return staged
+
+
+def _sync(engine: Engine) -> bool:
     session = engine.ready()
     # Without WAL mode R would block every commit, also after a replacement.
     staged = _sync_rollback(engine, session) if session.rollback else engine.sync(session)
@@ -32,9 +48,11 @@ def _sync_rollback(engine: Engine, session: Session) -> bool:
     """Ship a change by short reads and a diff; return whether something was staged."""
     if session.att.header()[18:20] == WAL_VERSIONS:
         engine.detach()  # the application switched to WAL mode
-        return sync(engine)
+        return _sync(engine)
     counter = session.counter()
     if counter == engine.counter and not _has_cause(engine):
+        return False
+    if not engine.may_read_all():
         return False
     if engine.adopting:
         engine.adopt(session)

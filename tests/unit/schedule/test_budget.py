@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fixtures.fakeclock import FakeClock
-from pyrep.schedule.budget import AttachBudget
+from pyrep.schedule.budget import AttachBudget, ReadBudget
 
 
 @pytest.fixture
@@ -65,3 +65,30 @@ def test_the_longest_wait_is_that_of_the_first(clock: FakeClock) -> None:
 
 def test_there_is_always_one_place(clock: FakeClock) -> None:
     assert AttachBudget(0, clock).enter("a")
+
+
+# --- reading whole databases ----------------------------------------------------------------------
+
+
+def test_few_are_read_at_a_time_and_the_others_wait_in_order() -> None:
+    budget = ReadBudget(2)
+    assert [budget.enter(name) for name in "abcd"] == [True, True, False, False]
+    assert budget.following() == []
+    budget.leave("a")
+    assert budget.following() == ["c"]
+    assert not budget.enter("d")
+    assert not budget.enter("a")  # it comes last now
+    budget.leave("b")
+    assert budget.following() == ["c", "d"]
+    assert budget.enter("d")  # both may; none waits for the other
+    assert budget.enter("c")
+    assert budget.enter("c")
+    assert [budget.waits(name) for name in "abcd"] == [True, False, False, False]
+
+
+def test_who_goes_away_waits_no_more() -> None:
+    budget = ReadBudget(1)
+    assert [budget.enter(name) for name in "abc"] == [True, False, False]
+    budget.leave("b")
+    budget.leave("a")
+    assert budget.following() == ["c"]
