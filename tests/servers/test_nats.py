@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import random
-import subprocess
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from fixtures.certificates import make_certificates
 from fixtures.fault_proxy import Fault, TCPProxy
 from fixtures.ltxbytes import build_ltx
 from fixtures.nats_server import NATSServer, nats_server, place_of
@@ -285,26 +285,8 @@ def test_an_nkey(tmp_path: Path) -> None:
         refused(server.spec("b", "t", seed=other.decode()), "(?i)authorization")
 
 
-def certificates(folder: Path) -> None:
-    """Make a root, a server's and a client's certificate."""
-    for name, subject in (("ca", "/CN=test root"), ("server", "/CN=server"), ("client", "/CN=c")):
-        key = ["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        key += ["-keyout", folder / f"{name}.key", "-subj", subject]
-        if name == "ca":
-            key += ["-x509", "-days", "2", "-out", folder / "ca.pem"]
-            subprocess.run(key, check=True, capture_output=True)
-            continue
-        subprocess.run([*key, "-out", folder / f"{name}.csr"], check=True, capture_output=True)
-        extension = folder / f"{name}.ext"
-        extension.write_text("subjectAltName=IP:127.0.0.1\n")
-        sign = ["openssl", "x509", "-req", "-in", folder / f"{name}.csr", "-days", "2"]
-        sign += ["-CA", folder / "ca.pem", "-CAkey", folder / "ca.key", "-CAcreateserial"]
-        sign += ["-extfile", extension, "-out", folder / f"{name}.pem"]
-        subprocess.run(sign, check=True, capture_output=True)
-
-
 def test_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
-    certificates(tmp_path)
+    make_certificates(tmp_path)
     extra = (
         f'tls {{ cert_file: "{tmp_path}/server.pem", key_file: "{tmp_path}/server.key", '
         f'ca_file: "{tmp_path}/ca.pem", verify: true }}'

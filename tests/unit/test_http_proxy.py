@@ -96,7 +96,7 @@ def test_each_trouble(server: ScriptedServer, proxy: HTTPProxy, trouble: Trouble
 
 
 def test_a_seed_gives_the_same_troubles_again() -> None:
-    requests = [Request(n, "GET" if n % 3 else "PUT", "/b/k", {}, 0) for n in range(1000)]
+    requests = [Request(n, "GET" if n % 3 else "PUT", "/b/k", {}, 0) for n in range(5000)]
 
     def troubles(seed: int) -> list[Trouble | None]:
         plan = seeded(seed)
