@@ -14,9 +14,9 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from itertools import repeat
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
-from pyrep.errors import ReplicaError, ReplicaTemporaryError
+from pyrep.errors import ReplicaError, ReplicaExistsError, ReplicaTemporaryError
 from pyrep.storage.checks import IncomingFile
 from pyrep.storage.gcs_requests import GCSRequests
 from pyrep.storage.http import Answer, format_time, unreadable
@@ -88,6 +88,8 @@ class _Resumable:
         others: Iterator[bytes],
     ) -> None:
         """Send everything; on any failure nothing is left."""
+        if query:
+            self._look_first(str(resource["name"]))  # before the work; again before the end
         self._begin(resource, query)
         try:
             self._send(first, last=False)
@@ -95,10 +97,19 @@ class _Resumable:
             for part in others:
                 self._send(second, last=False)
                 second = part
+            if query:
+                self._look_first(str(resource["name"]))
             self._send(second, last=True)
         except BaseException:
             self._abort()
             raise
+
+    def _look_first(self, key: str) -> None:
+        """Refuse a name that is taken; the storage itself decides between writers at the end."""
+        url = f"{self._requests.path}/{quote(key, safe='')}?fields=size"
+        answer = self._requests.request("write", self._where, "GET", url, accept=(404,))
+        if answer.status != 404:
+            raise ReplicaExistsError(f"{self._where}: the object is already there")
 
     def _begin(self, resource: Mapping[str, object], query: Mapping[str, str]) -> None:
         url = f"{self._requests.upload_path}?{urlencode({'uploadType': 'resumable', **query})}"

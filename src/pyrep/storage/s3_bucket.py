@@ -77,18 +77,20 @@ class S3Bucket:
         body: bytes = b"",
         accept: Sequence[int] = (),
         urgent: bool = False,
+        place: str = "",
     ) -> Answer:
         """Send a request and read its answer: a success (2xx) or a status in ``accept``.
 
-        An ``urgent`` one waits for no budget.
+        An ``urgent`` one waits for no budget.  ``place`` is what a request of the bucket is about.
 
         :raises ReplicaError: any other answer, or none
         """
         call = self._call(op, method, key, query, headers, body, urgent=urgent)
+        call = replace(call, where=self.where(key or place))
         answer = self._read(call, self.session.send(call))
         if answer.status // 100 == 2 or answer.status in accept:
             return answer
-        raise self.failure(op, key, answer.status, answer.error)
+        raise self.failure(op, key or place, answer.status, answer.error)
 
     def failure(self, op: str, key: str, status: int, error: ServerError) -> ReplicaError:
         """Return the error for an answer that is no success."""
@@ -147,7 +149,7 @@ class S3Bucket:
         token = ""
         while True:
             pairs = (*query, ("continuation-token", token)) if token else query
-            answer = self.request("list", "GET", query=tuple(sorted(pairs)))
+            answer = self.request("list", "GET", query=tuple(sorted(pairs)), place=prefix)
             try:
                 page = parse_page(answer.body)
             except ValueError as error:

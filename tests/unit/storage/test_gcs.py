@@ -335,8 +335,11 @@ def ranges(server: ScriptedServer) -> list[str]:
 
 def test_a_large_file_goes_up_in_pieces(server: ScriptedServer, make: Make) -> None:
     size = len(LARGE)
-    server.script(place(server), kept(PART_SIZE), kept(2 * PART_SIZE), OK)
+    server.script(Reply(404), place(server), kept(PART_SIZE), kept(2 * PART_SIZE), Reply(404), OK)
     assert put(make(), LARGE, create_only=True).size == size
+    looks = [asked for asked in server.asked if asked.method == "GET"]
+    assert len(looks) == 2  # before the work, and before the end
+    server.asked = [asked for asked in server.asked if asked not in looks]
     begin, *pieces = server.asked
     assert query(begin) == {"uploadType": "resumable", "ifGenerationMatch": "0"}
     assert json.loads(begin.body)["name"] == KEY
@@ -403,9 +406,16 @@ def test_an_upload_that_does_not_go_on_is_given_up(
 
 
 def test_another_writer_may_win_at_the_end(server: ScriptedServer, make: Make) -> None:
-    server.script(place(server), kept(PART_SIZE), kept(2 * PART_SIZE), failure(412), Reply(499))
+    pieces = [Reply(404), place(server), kept(PART_SIZE), kept(2 * PART_SIZE)]
+    for end in ([Reply(404), failure(412)], [Reply(200)]):
+        server.script(*pieces, *end, Reply(499))
+        with pytest.raises(ReplicaExistsError):
+            put(make(), LARGE, create_only=True)
+        assert server.asked[-1].method == "DELETE"
+    server.script(Reply(200))
     with pytest.raises(ReplicaExistsError):
         put(make(), LARGE, create_only=True)
+    assert server.asked[-1].method == "GET"
 
 
 def test_an_upload_needs_a_place(server: ScriptedServer, make: Make) -> None:
