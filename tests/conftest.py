@@ -15,7 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from fixtures import azurite, effort, gcs, nats_server, oss, servers, sshd, swift
+from fixtures import apache, azurite, effort, gcs, nats_server, oss, servers, sshd, swift
 from fixtures.app import App
 
 # Variables of pyrep and Litestream change what the code under test does; none may leak in.
@@ -206,6 +206,13 @@ def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.SFTPS
 def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gcs.GCSServer]:
     """Return a server of Google Cloud Storage's API that runs until the session ends."""
     with gcs.fake_gcs(tmp_path_factory.mktemp("gcs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def webdav_server() -> Iterator[apache.WebDAVServer]:
+    """Return Apache's WebDAV server, which runs until the session ends."""
+    with apache.apache() as server:
         yield server
 
 

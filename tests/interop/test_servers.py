@@ -1,4 +1,4 @@
-"""Litestream and pyrep on one replica of a server, both ways: SFTP and NATS."""
+"""Litestream and pyrep on one replica of a server, both ways: SFTP, NATS and WebDAV."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fixtures import litestream
+from fixtures.apache import WebDAVServer
 from fixtures.app import App, checkpointed_copy, differing_pages, row_counts
 from fixtures.cli import pyrep
 from fixtures.nats_server import NATSServer
@@ -207,3 +208,38 @@ def test_a_bucket_key_with_a_url_that_has_none(
     a_directory_goes_there_and_back(replica, tmp_path, start_app, ["S3CRET"])
     names = {name.rpartition("/ltx/")[0] for name in nats.objects(bucket)}
     assert names == {"db1.db", "team a/db#2.db"}
+
+
+# --- WebDAV ---------------------------------------------------------------------------------------
+
+
+def on_webdav(server: WebDAVServer, folder: Path) -> Keys:
+    return {"type": "webdav", "path": f"/{folder.name}/team a", **server.options()}
+
+
+@pytest.mark.webdav
+def test_litestream_restores_what_pyrep_wrote_to_webdav(
+    webdav_server: WebDAVServer, tmp_path: Path, start_app: StartApp
+) -> None:
+    # Litestream knows the times of the uploads only, in seconds.
+    replica = on_webdav(webdav_server, tmp_path)
+    pyrep_writes_litestream_restores(replica, tmp_path, start_app, by_time=False)
+
+
+@pytest.mark.webdav
+def test_pyrep_restores_what_litestream_wrote_to_webdav(
+    webdav_server: WebDAVServer, tmp_path: Path, start_app: StartApp
+) -> None:
+    litestream_writes_pyrep_restores(on_webdav(webdav_server, tmp_path), tmp_path, start_app)
+
+
+@pytest.mark.webdav
+def test_a_directory_goes_to_webdav_and_back(
+    webdav_server: WebDAVServer, tmp_path: Path, start_app: StartApp
+) -> None:
+    replica = on_webdav(webdav_server, tmp_path)
+    a_directory_goes_there_and_back(replica, tmp_path, start_app, ["S3CRET"])
+    url = f"webdav://u:S3CRET@127.0.0.1:{webdav_server.port}/{tmp_path.name}-url"
+    other = tmp_path / "url"
+    other.mkdir()
+    a_directory_goes_there_and_back({"url": url}, other, start_app, ["S3CRET"])

@@ -60,6 +60,7 @@ FENCES: dict[str, tuple[str, ...]] = {
         *("storage.abs", "storage.abs_session"),
         *("storage.gcs", "storage.gcs_session", "storage.http", "storage.objects"),
         *("storage.oss_session", "storage.s3_bucket", "storage.s3_calls", "storage.s3_session"),
+        *("storage.webdav", "storage.webdav_session"),
     ),
     "typing_extensions": (),
     "zstandard": ("zstdpages",),

@@ -311,7 +311,7 @@ def _check_url(
             f"replica url has a fragment: {redact_url(url)}",
             "Write %23 for a hash sign in a path.",
         )
-    if url and kind in ("file", "s3", "gs", "abs", "oss", "sftp", "nats"):
+    if url:
         try:
             parse_url(url)
         except ConfigError as exc:

@@ -269,7 +269,8 @@ TYPE_OPTIONS: Mapping[str, frozenset[str]] = {
         "abs": "account-key account-name bucket client-cert client-key connection-string endpoint "
         "root-cas sas-token skip-verify",
         "sftp": "concurrent-writes host host-key insecure-host-key key-path password user",
-        "webdav": "webdav-password webdav-url webdav-username",
+        "webdav": "client-cert client-key root-cas skip-verify webdav-password webdav-url "
+        "webdav-username",
         "nats": "bucket client-cert client-key creds jwt max-reconnects nkey password "
         "reconnect-wait root-cas seed timeout tls token username",
         "oss": "access-key-id bucket client-cert client-key concurrency endpoint part-size region "

@@ -243,11 +243,11 @@ class Budget:
             self._wait(where, at)
             count -= piece
 
-    def body(self, where: str, data: bytes) -> bytes | PacedReader:
+    def body(self, where: str, data: bytes | BinaryIO) -> bytes | BinaryIO | PacedReader:
         """Return a request's body as it may be sent: in pieces if bytes are limited."""
         if self._limits.bytes is None:
             return data
-        return PacedReader(io.BytesIO(data), self, where)
+        return PacedReader(io.BytesIO(data) if isinstance(data, bytes) else data, self, where)
 
     def _wait(self, where: str, at: float) -> None:
         left = at - self.clock.monotonic()

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import urllib3
@@ -86,6 +86,7 @@ def tls_context(tls: TLS) -> ssl.SSLContext:
         key = tls.client_key or None
         _load("client-cert", tls.client_cert, lambda path: context.load_cert_chain(path, key))
     if tls.skip_verify:
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
@@ -131,7 +132,7 @@ class Connections:
         base: str,
         target: str,
         headers: Mapping[str, str],
-        body: bytes = b"",
+        body: bytes | BinaryIO = b"",
         *,
         urgent: bool = False,
     ) -> urllib3.BaseHTTPResponse:
@@ -157,7 +158,7 @@ class Connections:
         base: str,
         target: str,
         headers: Mapping[str, str],
-        body: bytes,
+        body: bytes | BinaryIO,
     ) -> urllib3.BaseHTTPResponse:
         parts = urlsplit(base)
         try:

@@ -34,11 +34,6 @@ __all__ = ["ReplicaSpec", "ReplicaURL", "connect", "is_url", "parse_url", "regis
 
 _IS_URL = re.compile(r"\w+://")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-# Litestream's types that have no client here yet; each scheme with its type.
-_NOT_BUILT = {
-    "webdav": "webdav",
-    "webdavs": "webdav",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +83,8 @@ def parse_url(url: str) -> ReplicaURL:
         return ReplicaURL(scheme, parse_s3_url(url).path)
     if scheme == "nats":
         return ReplicaURL(scheme, split_bucket(parse_host_url(url).path)[1])
-    if scheme == "sftp":
-        return ReplicaURL(scheme, parse_host_url(url).path)
+    if scheme in ("sftp", "webdav", "webdavs"):
+        return ReplicaURL(scheme.removesuffix("s"), parse_host_url(url).path)
     if scheme == "gs":
         return ReplicaURL(scheme, parse_object_url(scheme, url, parameters=GCS_PARAMETERS).path)
     if scheme == "oss":
@@ -97,8 +92,6 @@ def parse_url(url: str) -> ReplicaURL:
     if scheme == "abs":
         parsed = parse_object_url(scheme, url, parameters=ABS_PARAMETERS, user_key="account-name")
         return ReplicaURL(scheme, parsed.path)
-    if scheme in _NOT_BUILT:
-        raise _not_built(_NOT_BUILT[scheme])
     raise ConfigError(f'unsupported replica URL scheme: "{scheme}"')
 
 
@@ -122,8 +115,6 @@ def connect(
     kind = parse_url(spec.url).scheme if spec.url else spec.type or "file"
     factory = _factories.get(kind)
     if factory is None:
-        if kind in _NOT_BUILT:
-            raise _not_built(_NOT_BUILT[kind])
         raise ConfigError(f'unknown replica type in config: "{kind}"')
     stop = stop if stop is not None else _NEVER
     client = factory(spec, Budget(clock=clock, stop=stop))
@@ -142,13 +133,6 @@ def registered(kind: str, factory: Factory) -> Iterator[None]:
         yield
     finally:
         del _factories[kind]
-
-
-def _not_built(kind: str) -> ConfigError:
-    return ConfigError(
-        f"replica type {kind} is not built yet",
-        hint=f"This version has: {', '.join(sorted(_factories))}.",
-    )
 
 
 def _connect_file(spec: ReplicaSpec, budget: Budget) -> ReplicaClient:
@@ -207,6 +191,20 @@ def _connect_sftp(spec: ReplicaSpec, budget: Budget) -> ReplicaClient:
         settings, cast(SFTPSession, session), release=lambda: _sessions.release(account)
     )
     return _limited(client, f"sftp://{account.host}", account, spec.limits, budget)
+
+
+def _connect_webdav(spec: ReplicaSpec, budget: Budget) -> ReplicaClient:
+    """Build a client on the connections of its server and user."""
+    from pyrep.storage.webdav import WebDAVReplicaClient
+    from pyrep.storage.webdav_config import webdav_settings
+    from pyrep.storage.webdav_session import WebDAVSession
+
+    settings = webdav_settings(url=spec.url, path=spec.path, options=spec.options)
+    account = settings.account
+    key = (account, budget.stop)
+    session = cast(WebDAVSession, _sessions.acquire(key, lambda: WebDAVSession(account, budget)))
+    session.budget.tighten(spec.limits)
+    return WebDAVReplicaClient(session, settings.path, release=lambda: _sessions.release(key))
 
 
 def _connect_gs(spec: ReplicaSpec, budget: Budget) -> ReplicaClient:
@@ -318,6 +316,7 @@ _factories: dict[str, Factory] = {
     "nats": _connect_nats,
     "s3": _connect_s3,
     "sftp": _connect_sftp,
+    "webdav": _connect_webdav,
 }
 # What the clients of one endpoint and credential have in common, whatever its type.
 _sessions: Shared[Closeable] = Shared()

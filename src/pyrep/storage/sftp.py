@@ -11,8 +11,6 @@ import contextlib
 import io
 import logging
 import posixpath
-import re
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -51,6 +49,7 @@ from pyrep.storage.sftp_protocol import (
     StatusError,
 )
 from pyrep.storage.sftp_session import CHANNELS, SFTPSession, translated
+from pyrep.storage.temp_names import is_abandoned, temp_name
 
 __all__ = ["SFTPReplicaClient"]
 
@@ -61,9 +60,6 @@ _DIR_MODE = 0o700
 _BATCH = 64
 _READ_BUFFER = 64 << 10
 _MAX_WINDOW = 512 << 10
-# Left by a writer that died: nobody uploads for longer than this without a new name.
-_ABANDONED_SECONDS = 24 * 3600
-_TEMP = re.compile(r"\.pyrep-[0-9a-f]{16}-([0-9a-f]{8,16})\.tmp\Z")
 
 
 class SFTPReplicaClient:
@@ -159,7 +155,7 @@ class SFTPReplicaClient:
         where = self._where(target)
         incoming = IncomingFile(where, info, source)
         self._remove_abandoned()
-        temp = posixpath.join(posixpath.dirname(target), self._temp_name())
+        temp = posixpath.join(posixpath.dirname(target), temp_name(self._clock))
         with self._session.channel("write", where) as channel:
             handle = self._create(channel, temp)
             try:
@@ -218,10 +214,6 @@ class SFTPReplicaClient:
         account = self._settings.account
         return f"sftp://{account.user}@{account.address}/{path.removeprefix('/')}"
 
-    def _temp_name(self) -> str:
-        now = int(self._clock.now().timestamp())
-        return f".pyrep-{secrets.token_hex(8)}-{now:08x}.tmp"
-
     # --- listing ----------------------------------------------------------------------------------
 
     def _list(self, level: int, seek: TXID) -> list[FileInfo]:
@@ -258,11 +250,7 @@ class SFTPReplicaClient:
 
     def _note_abandoned(self, folder: str, name: str) -> None:
         """Remember a temporary file of a dead writer; the next write or deletion removes it."""
-        match = _TEMP.match(name)
-        if match is None:
-            return
-        age = self._clock.now().timestamp() - int(match[1], 16)
-        if age > _ABANDONED_SECONDS:
+        if is_abandoned(name, self._clock):
             with self._lock:
                 self._abandoned.add(f"{folder}/{name}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,6 @@ from pyrep.ltxfile import FileInfo
 from pyrep.storage.memory import MemoryReplicaClient, MemoryStorage
 from pyrep.storage.registry import ReplicaSpec, connect, is_url, parse_url, registered
 from pyrep.storage.retry import RetryPolicy
-
-OTHERS = ["webdav"]
 
 
 @pytest.mark.parametrize(
@@ -76,16 +75,10 @@ def test_bad_urls_are_errors(url: str, message: str, hint: str) -> None:
     assert hint in caught.value.hint
 
 
-@pytest.mark.parametrize("kind", OTHERS)
-def test_types_without_a_client_say_so(kind: str) -> None:
-    for spec in (ReplicaSpec(kind, "path"), ReplicaSpec(url=f"{kind}://bucket/path")):
-        with pytest.raises(ConfigError, match=f"replica type {kind} is not built yet"):
-            connect(spec)
-
-
 def test_webdavs_is_webdav() -> None:
-    with pytest.raises(ConfigError, match="replica type webdav is not built yet"):
-        connect(ReplicaSpec(url="webdavs://host/path"))
+    for scheme in ("webdav", "webdavs"):
+        with closing(connect(ReplicaSpec(url=f"{scheme}://host/path"))) as client:
+            assert (client.scheme, client.url) == ("webdav", f"{scheme}://host/path")
 
 
 @pytest.mark.parametrize(
