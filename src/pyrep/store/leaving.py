@@ -81,6 +81,13 @@ class Departures:
             if entry.leaving is not leaving:
                 return  # it came back
             del shared.entries[tenant.name]
+        try:
+            self._finish(entry)
+        finally:
+            leaving.done(tenant)
+
+    def _finish(self, entry: Entry) -> None:
+        shared, tenant = self._shared, entry.tenant
         status = tenant.status()
         if status.pending_files:
             _log.warning(
@@ -97,4 +104,3 @@ class Departures:
         shared.catalog.save_tenant(replace(row, pending_files=0, pending_bytes=0))
         if entry.park is not None:
             entry.park.answer(True, f"{tenant.name} is managed no longer")
-        leaving.done(tenant)

@@ -78,8 +78,17 @@ class Session:
         self.checkpointer = Checkpointer(settings, name)
 
     def begin(self, state: SyncState) -> None:
-        """Begin R, then compare the fingerprint: in any other order a commit may slip between."""
+        """Begin R, then compare the fingerprint: in any other order a commit may slip between.
+
+        SQLite opens the -wal by its name at the first read: if the database was replaced before
+        that, the one of the new file.
+
+        :raises DatabaseBusyError: so it was
+        """
         self.att.begin()
+        wrong = self.att.identity_error()
+        if wrong:
+            raise DatabaseBusyError(f"{self.name}: {wrong} while it was being opened")
         now = Fingerprint.of(self.att.stat())
         self.unbroken = state.fingerprint is not None and now == state.fingerprint
 
