@@ -15,7 +15,7 @@ from fixtures.sources import Module, modules
 # The restore plan is a pure function that tenants use too, so it has a place of its own; a tenant
 # compacts through the compactor, which works in the tenant's state directory.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "ids", "units", "clock", "log"),
+    ("errors", "ids", "units", "clock", "log", "memory"),
     (
         "zstdpages",
         "_checksum",

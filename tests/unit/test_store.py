@@ -884,3 +884,17 @@ def test_who_still_waits_at_the_stop_is_told_so(make_store: MakeStore) -> None:
     wait_until(lambda: bool(tenant.syncs), "tried")
     store.drain(0.0, 0.01)
     assert str(told[0][1]) == "the replication has been stopped"
+
+
+def test_memory_is_given_back_after_many_were_parked(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr("pyrep.store.syncing.give_back", lambda: given.append(True))
+    tenants = [FakeTenant(f"/{number}") for number in range(150)]
+    for tenant in tenants:
+        tenant.idle_after = 0.0
+        tenant.commit()
+    make_store(*tenants)
+    wait_until(lambda: all(t.stored and not t.attached for t in tenants), "all are parked")
+    assert given == [True]

@@ -85,8 +85,8 @@ class FileReplicaClient:
         self._closed = False
         self._links = True  # staged files may be linked
         self._lock = threading.Lock()
-        self._ready: set[int] = set()  # guarded by _lock: levels whose directory we have seen
-        self._unsynced: set[str] = set()  # guarded by _lock: directories with names not durable
+        self._ready = frozenset[int]()  # guarded by _lock: levels whose directory we have seen
+        self._unsynced = frozenset[str]()  # guarded by _lock: directories with names not durable
 
     @property
     def url(self) -> str:
@@ -194,7 +194,7 @@ class FileReplicaClient:
             self.delete_ltx(list(self.list_ltx(level)))
             _remove_abandoned(folder)
             with self._lock:
-                self._ready.discard(level)
+                self._ready -= {level}
             _remove_if_empty(folder)
         _remove_if_empty(os.path.join(self._root, LTX_DIR))
         _remove_if_empty(self._root)
@@ -244,12 +244,12 @@ class FileReplicaClient:
             if level in self._ready:
                 return
             missing = _missing_dirs(folder)
-            self._unsynced.update(os.path.dirname(path) for path in missing)
+            self._unsynced |= {os.path.dirname(path) for path in missing}
             osfs.make_dirs("file.mkdir", folder, self._dir_mode)
-            self._unsynced.update((self._root, os.path.join(self._root, LTX_DIR)))
+            self._unsynced |= {self._root, os.path.join(self._root, LTX_DIR)}
             for path in missing if self._owner is not None else ():
                 self._give_dir(path)
-            self._ready.add(level)
+            self._ready |= {level}
         _remove_abandoned(folder)
 
     def _give_dir(self, path: str) -> None:
@@ -288,7 +288,7 @@ class FileReplicaClient:
                     fd = osfs.open_file("file.open", path, flags, self._mode)
                 except FileNotFoundError:  # somebody removed the directory
                     with self._lock:
-                        self._ready.discard(level)
+                        self._ready -= {level}
                     continue
             # A cleaner that came between open and lock has removed the file or is about to.
             if _try_lock(fd) and os.fstat(fd).st_nlink:
@@ -371,7 +371,7 @@ class FileReplicaClient:
                 # name becomes durable when its file system says so.
                 with contextlib.suppress(PermissionError):
                     osfs.fsync_dir("file.fsync_dir", path)
-            self._unsynced.clear()
+            self._unsynced = frozenset()
 
 
 class _RangeReader(io.RawIOBase):

@@ -47,6 +47,11 @@ class RetryPolicy:
 PATIENT = RetryPolicy(attempts=9)
 
 
+# Shared: there is a client for each of ten thousand tenants, and a generator takes 2.5 KB.
+_POLICY = RetryPolicy()
+_RNG = random.Random()
+
+
 class RetryingClient:
     """Give another client's answers, after some patience.
 
@@ -66,9 +71,9 @@ class RetryingClient:
         stop: threading.Event | None = None,
     ) -> None:
         self._client = client
-        self._policy = policy if policy is not None else RetryPolicy()
+        self._policy = policy if policy is not None else _POLICY
         self._clock = clock if clock is not None else SystemClock()
-        self._rng = rng if rng is not None else random.Random()
+        self._rng = rng if rng is not None else _RNG
         self._stop = stop if stop is not None else threading.Event()
 
     @property

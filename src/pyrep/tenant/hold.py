@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import time
-from collections import deque
 from dataclasses import replace
 
 from pyrep.clock import Clock
@@ -62,7 +61,7 @@ class Hold:
         self.reads = reads or ReadBudget(1)
         self.state = SyncState(1)
         self.pages = LocalPages(None)
-        self.queue: deque[FileInfo] = deque()
+        self.queue: list[FileInfo] = []  # an empty deque would take 700 bytes of each tenant
         limit = spec.settings.spool_limit
         self.kept = Kept(folder, self.name, spool, limit, only_newest=not keep_staged)
         self.staged_at: dict[TXID, float] = {}
@@ -113,13 +112,13 @@ class Hold:
 
     def replace_queue(self, queue: list[FileInfo]) -> None:
         """Let exactly these files wait for their upload."""
-        self.queue = deque(queue)
+        self.queue = list(queue)
         self.staged_at = {info.max_txid: self.clock.monotonic() for info in queue}
         self.count_spool()
 
     def dequeue(self) -> FileInfo:
         """Take the oldest file out: the storage has it."""
-        info = self.queue.popleft()
+        info = self.queue.pop(0)
         if info.level == 0:
             self.staged_at.pop(info.max_txid, None)
         self.count_spool()

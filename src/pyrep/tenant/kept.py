@@ -4,7 +4,6 @@ not download them.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 
 from pyrep.ids import TXID
@@ -32,7 +31,7 @@ class Kept:
         self._spool = spool
         self._limit = limit
         self._most = 1 if only_newest else _MAX_FILES
-        self._files: deque[FileInfo] = deque()
+        self._files: list[FileInfo] = []
         self._bytes = 0
 
     def add(self, info: FileInfo, queued_bytes: int) -> None:
@@ -63,7 +62,7 @@ class Kept:
 
     def adopt(self, infos: Iterable[FileInfo]) -> None:
         """Take over what a start found, by TXID."""
-        self._files = deque(infos)
+        self._files = list(infos)
         self._count(sum(info.size for info in self._files) - self._bytes)
 
     def _too_much(self, queued_bytes: int) -> bool:
@@ -72,7 +71,7 @@ class Kept:
         return self._spool.crowded
 
     def _delete_oldest(self) -> None:
-        info = self._files.popleft()
+        info = self._files.pop(0)
         self._count(-info.size)
         self._folder.discard([info])
 
