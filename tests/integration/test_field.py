@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 from fixtures import effort
+from fixtures.apache import WebDAVServer
 from fixtures.field import field_run
+from fixtures.nats_server import NATSServer
+from fixtures.server_hosts import NATSHost, WebDAVHost, sftp_host
 from fixtures.servers import S3Server
+from fixtures.sshd import SFTPServer
 
 
 @pytest.mark.slow
@@ -29,6 +33,32 @@ def test_field_scenario_in_a_bucket(
 ) -> None:
     seconds = 8.0 if effort.SCALE > 1 else 3.0
     _tell(field_run(tmp_path, seed=7, seconds=seconds, server=radosgw_server), capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.interop
+@pytest.mark.sftp
+def test_field_scenario_on_sftp(
+    tmp_path: Path, sftp_server: SFTPServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _tell(field_run(tmp_path, seed=8, seconds=3.0, on=sftp_host(tmp_path, sftp_server)), capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.interop
+@pytest.mark.webdav
+def test_field_scenario_on_webdav(
+    tmp_path: Path, webdav_server: WebDAVServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _tell(field_run(tmp_path, seed=9, seconds=3.0, on=WebDAVHost(tmp_path, webdav_server)), capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.nats
+def test_field_scenario_on_nats(
+    tmp_path: Path, nats: NATSServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _tell(field_run(tmp_path, seed=10, seconds=3.0, on=NATSHost(tmp_path, nats)), capsys)
 
 
 def _tell(reports: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:

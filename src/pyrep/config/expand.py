@@ -355,9 +355,10 @@ def _single(entry: DatabaseConfig) -> TenantSpec:
     configured = entry.path or Path()
     db_path = Path(os.path.realpath(configured))
     state = entry.meta_path / "pyrep" if entry.meta_path else _beside(str(db_path))
-    spec = _spec(entry.replica, None)
-    if spec.type == "nats":
-        spec = replace(spec, path="")  # Litestream ignores a path here; tenants go below it
+    replica = entry.replica
+    if replica.type == "nats":
+        replica = replace(replica, path="")  # Litestream ignores it here; tenants go below it
+    spec = _spec(replica, None)
     check_limits(spec, str(db_path), str(state), entry.replica.type)
     return TenantSpec(
         db_path=db_path,
@@ -398,10 +399,12 @@ def _beside(db_path: str) -> str:
 def _spec(replica: ReplicaConfig, relpath: str | None) -> ReplicaSpec:
     """Return the tenant's own replica: the configured one, joined with its relative path."""
     url = replica.url.reveal() if replica.url else None
+    path = replica.path
     if url and replica.type == "nats":
         url = with_bucket(url, str(replica.options.get("bucket") or ""))
+        url, path = (join_url(url, path.strip("/")), "") if path.strip("/") else (url, "")
     limits = Limits(replica.requests_per_second, replica.bytes_per_second)
-    spec = ReplicaSpec(replica.type, replica.path, url, replica.options, limits)
+    spec = ReplicaSpec(replica.type, path, url, replica.options, limits)
     return spec if relpath is None else replica_below(spec, relpath)
 
 

@@ -544,3 +544,23 @@ def test_ten_thousand_tenants_expand_in_a_second(tmp_path: Path) -> None:
     assert time.process_time() - start < 1
     assert len(expansion.tenants) == 10_000
     assert len({place(tenant) for tenant in expansion.tenants}) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("replica", "single", "tenant"),
+    [
+        ("{url: 'nats://h/b'}", "nats://h/b", "nats://h/b/a.db"),
+        ("{url: 'nats://h', bucket: b}", "nats://h/b", "nats://h/b/a.db"),
+        ("{url: 'nats://h/', bucket: b, path: /p/q/}", "nats://h/b", "nats://h/b/p/q/a.db"),
+        ("{url: 'nats://h/b/x', path: p}", "nats://h/b/x", "nats://h/b/x/p/a.db"),
+        ("{type: nats, bucket: b, path: p}", "nats://b/", "nats://b/p/a.db"),
+    ],
+)
+def test_nats_tenants_go_below_the_bucket(
+    tmp_path: Path, replica: str, single: str, tenant: str
+) -> None:
+    touch(tmp_path, "a.db")
+    (found,) = expand(directory(tmp_path, replica)).tenants
+    assert describe_replica(found.replica) == tenant
+    (alone,) = expand(loads(f"dbs: [{{path: '{tmp_path}/a.db', replica: {replica}}}]")).tenants
+    assert describe_replica(alone.replica) == single
