@@ -257,6 +257,9 @@ def read_answer(
     if len(body) > limit:
         response.close()
         raise unreadable(where, op, f"it is longer than {limit} bytes")
+    if response.length_remaining and not head:  # urllib3 tells only who reads once more
+        response.close()
+        raise unreadable(where, op, f"it ended {response.length_remaining} bytes early")
     response.release_conn()
     return Answer(response.status, response.headers, body)
 

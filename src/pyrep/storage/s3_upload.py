@@ -21,7 +21,7 @@ from pyrep.storage.parts import MAX_PARTS, file_parts, part_sizes
 from pyrep.storage.retry import RetryPolicy
 from pyrep.storage.s3_bucket import Answer, S3Bucket
 from pyrep.storage.s3_errors import is_unsupported
-from pyrep.storage.s3_xml import complete_document, parse_error, parse_upload_id
+from pyrep.storage.s3_xml import complete_document, parse_completion, parse_upload_id
 
 __all__ = ["upload"]
 
@@ -215,25 +215,37 @@ class _Multipart:
             return etag
 
     def _complete(self) -> None:
-        headers = {**self._bucket.settings.key_headers}
+        bucket = self._bucket
+        condition: Mapping[str, str] = {}
         if self._create_only:
-            _look_first(self._bucket, self._key)
-            if self._bucket.facts.conditional_put:
-                headers |= _NONE_THERE
-        answer = self._bucket.request(
+            _look_first(bucket, self._key)
+            # Not known yet is no reason to leave it out: between the look and this is a moment.
+            condition = {} if bucket.facts.conditional_put is False else _NONE_THERE
+        answer = self._ask_to_complete(condition)
+        if condition and is_unsupported(answer.status, answer.error):
+            _no_conditions(bucket)
+            answer = self._ask_to_complete({})
+        if answer.status == 412:
+            raise _exists(bucket, self._key)
+        if answer.status // 100 != 2:
+            raise bucket.failure("write", self._key, answer.status, answer.error)
+        try:
+            error = parse_completion(answer.body)
+        except ValueError as unread:
+            raise unreadable(bucket.where(self._key), "write", unread) from unread
+        if error is not None:  # a server may find out after it has said 200
+            raise bucket.failure("write", self._key, 500, error)
+
+    def _ask_to_complete(self, condition: Mapping[str, str]) -> Answer:
+        return self._bucket.request(
             "write",
             "POST",
             self._key,
             query=(("uploadId", self._upload_id),),
-            headers=headers,
+            headers={**self._bucket.settings.key_headers, **condition},
             body=complete_document(self._etags),
-            accept=(412,),
+            accept=(405, 412, 501),
         )
-        if answer.status == 412:
-            raise _exists(self._bucket, self._key)
-        error = parse_error(answer.body)  # a server may find out after it has said 200
-        if error is not None:
-            raise self._bucket.failure("write", self._key, 500, error)
 
     def _abort(self) -> None:
         """Throw the parts away; what cannot be is told, since it costs money until it is."""

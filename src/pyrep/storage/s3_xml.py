@@ -16,6 +16,7 @@ __all__ = [
     "ServerError",
     "complete_document",
     "delete_document",
+    "parse_completion",
     "parse_deletion",
     "parse_error",
     "parse_page",
@@ -109,6 +110,19 @@ def parse_upload_id(data: bytes) -> str:
     if not found:
         raise ValueError("no upload id")
     return found
+
+
+def parse_completion(data: bytes) -> ServerError | None:
+    """Read the answer of CompleteMultipartUpload; return the error that it may be, else None.
+
+    It begins before the work is done, so that one which breaks off proves nothing.
+
+    :raises ValueError: it is neither
+    """
+    error = parse_error(data)
+    if error is None:
+        _root(data, "CompleteMultipartUploadResult")
+    return error
 
 
 def parse_error(data: bytes) -> ServerError | None:

@@ -446,6 +446,11 @@ def test_a_large_file_goes_up_in_parts(server: ScriptedServer, make: Make) -> No
         ([PUT_OK, error(403, "AccessDenied"), Reply(204)], ReplicaPermanentError),
         ([*[PUT_OK] * 3, error(200, "InternalError"), Reply(204)], ReplicaTemporaryError),
         ([PUT_OK, *[Reply(500)] * 4, Reply(204)], ReplicaTemporaryError),
+        ([*[PUT_OK] * 3, Reply(200, body=b" \n ", length=300), Reply(204)], ReplicaTemporaryError),
+        ([*[PUT_OK] * 3, Reply(200, body=b"<Error><Co"), Reply(204)], ReplicaTemporaryError),
+        ([*[PUT_OK] * 3, Reply(200, body=b"<html/>"), Reply(204)], ReplicaTemporaryError),
+        ([*[PUT_OK] * 3, Reply(200), Reply(204)], ReplicaTemporaryError),
+        ([*[PUT_OK] * 3, error(501, "NotImplemented"), Reply(204)], ReplicaPermanentError),
     ],
 )
 def test_a_failed_upload_is_aborted(
@@ -478,6 +483,28 @@ def test_a_create_only_upload_in_parts_looks_before_it_completes(
     with pytest.raises(ReplicaExistsError):
         write(make(concurrency=1), data=LARGE, create_only=True)
     assert [asked.method for asked in server.asked[-2:]] == ["HEAD", "DELETE"]
+
+
+def test_an_upload_in_parts_is_create_only_before_the_server_is_known(
+    server: ScriptedServer, make: Make
+) -> None:
+    there, parts = Reply(404), [PUT_OK] * 3
+    server.script(there, BEGUN, *parts, there, Reply(412), Reply(204))  # another was quicker
+    with pytest.raises(ReplicaExistsError):
+        write(make(concurrency=1), data=LARGE, create_only=True)
+    assert server.asked[-2].headers["if-none-match"] == "*"
+
+
+def test_an_upload_in_parts_does_without_a_condition_that_is_refused(
+    server: ScriptedServer, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, gone = make(concurrency=1), Reply(404)
+    refused = error(501, "NotImplemented")
+    server.script(gone, BEGUN, *[PUT_OK] * 3, gone, refused, DONE)
+    write(client, data=LARGE, create_only=True)
+    assert [asked.headers.get("if-none-match") for asked in server.asked[-2:]] == ["*", None]
+    assert not client.capabilities.conditional_put
+    assert caplog.text.count("fencing is best effort") == 1
 
 
 @pytest.mark.parametrize("total", [0, 5 << 20, 50 << 30, (50 << 30) + 1, 5 << 40])
