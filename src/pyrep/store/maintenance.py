@@ -16,7 +16,7 @@ from typing import Protocol
 from pyrep.catalog import Catalog, LevelRow, storable_text
 from pyrep.clock import Clock, to_ms
 from pyrep.config.expand import describe_replica
-from pyrep.errors import LTXCorruptError, LTXError
+from pyrep.errors import LTXCorruptError, LTXError, PyrepError
 from pyrep.ids import SNAPSHOT_LEVEL, TXID
 from pyrep.log import RateLimiter
 from pyrep.ltxfile import FileInfo
@@ -377,11 +377,19 @@ class Maintenance:
         self._host.relist(tenant.name)
 
     def _delete(self, tenant: ManagedTenant, files: Sequence[FileInfo]) -> None:
-        """Forget files, then delete them: a kill between the two leaves no file in the way."""
+        """Forget files, then delete them: a kill between the two leaves no file in the way.
+
+        What the storage refused is known again, so that it is tried again.
+        """
         for at in range(0, len(files), _DELETE_BATCH):
             batch = files[at : at + _DELETE_BATCH]
             self._catalog.remove_files(tenant.name, batch)
-            tenant.delete(batch)
+            try:
+                tenant.delete(batch)
+            except PyrepError:
+                for info in batch:
+                    self._catalog.add_file(tenant.name, info)
+                raise
         if files:
             _log.debug("deleted from the replica", extra={"db": tenant.name, "count": len(files)})
 

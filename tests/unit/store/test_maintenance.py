@@ -52,6 +52,7 @@ class FakeTenant:
         self.files: list[FileInfo] = []
         self.calls: list[Any] = []
         self.errors: list[Exception] = []
+        self.refusals: list[Exception] = []
         self.on_made: Callable[[FileInfo], None] = lambda info: None
         self.listed: list[FileInfo] | None = None
 
@@ -84,6 +85,8 @@ class FakeTenant:
 
     def delete(self, files: Sequence[FileInfo]) -> None:
         self.calls.append("delete")
+        if self.refusals:
+            raise self.refusals.pop(0)
         self.files = [info for info in self.files if info not in files]
 
     def heal(self, cause: str) -> None:
@@ -268,6 +271,23 @@ def test_old_snapshots_go_after_a_listing_at_most_once_a_day(world: World) -> No
     assert 8 <= len(kept) <= 14
     assert 6 <= tenant.calls.count("list") <= 9
     assert min(to_ms(world.clock.now()) - i.timestamp_ms for i in kept) <= 2 * DAY * 1000
+
+
+def test_what_the_storage_did_not_delete_is_deleted_later(world: World) -> None:
+    tenant = world.tenant(interval=3600.0, retention=7200.0)
+    tenant.refusals = [ReplicaTemporaryError("slow down") for _ in range(2)]
+    for _ in range(3):
+        tenant.commit()
+    world.run(1000.0)
+    assert levels(tenant)[0] == [3]
+    tenant.snapshot_now()
+    tenant.commit()
+    world.run(1000.0)
+    tenant.snapshot_now()
+    tenant.refusals = [ReplicaTemporaryError("slow down")]
+    world.run(3 * DAY)
+    assert not tenant.refusals
+    assert levels(tenant)[SNAPSHOT_LEVEL] == [4]
 
 
 def test_a_replica_that_is_not_as_it_was_left_loses_nothing(
