@@ -38,17 +38,21 @@ def linkable(source: BinaryIO, folder: str, wanted: int | None) -> bool:
     """Return whether the file is ours alone and on the file system of ``folder``.
 
     All of its bytes must be ``wanted``.  (A tenant that owns the staged file could write what
-    the replica holds.)
+    the replica holds.)  A folder that somebody removed is made again by who copies.
     """
     if not isinstance(source, StableFile):
         return False
     status = os.fstat(source.fileno())
+    try:
+        device = os.stat(folder).st_dev
+    except FileNotFoundError:
+        return False
     return (
         status.st_size == wanted
         and stat.S_ISREG(status.st_mode)
         and status.st_uid == os.geteuid()
         and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        and status.st_dev == os.stat(folder).st_dev
+        and status.st_dev == device
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -166,4 +167,12 @@ def test_after_a_failed_sync_files_are_copied(tmp_path: Path, staged: Path) -> N
 def test_a_source_in_memory_is_copied(tmp_path: Path) -> None:
     client = _client(tmp_path)
     client.write_ltx(0, TXID(1), TXID(1), io.BytesIO(STAGED), create_only=True)
+    assert _stored(tmp_path).read_bytes() == STAGED
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path: Path, staged: Path) -> None:
+    client = _client(tmp_path)
+    _put(client, staged)
+    shutil.rmtree(tmp_path / "replica")
+    _put(client, staged)
     assert _stored(tmp_path).read_bytes() == STAGED
