@@ -3,8 +3,8 @@
     python writer.py LIST --rate 1000 --seconds 60 [--random] [--churn DIR]
 
 LIST names the databases, one on a line; all are opened once and stay open, as in a server.  One
-commit is made each 1/rate seconds, round after round over all of them (with ``--random``: on one
-by chance, at times by chance).  With ``--churn`` a database is created in DIR twice a second and
+commit is made each 1/rate seconds, round after round over all of them, in an order by chance (with
+``--random``: at times by chance).  With ``--churn`` a database is created in DIR twice a second and
 the one of ten seconds before removed.  "ready" is printed when all are open; the clock starts
 with a line on standard input.  One JSON object comes at the end: commits, late ones, CPU seconds,
 the time of the commits in milliseconds, and the names of the databases that churn left.
@@ -82,7 +82,8 @@ def run(options: argparse.Namespace) -> dict[str, object]:
     rng = random.Random(options.seed)
     print("ready", flush=True)
     sys.stdin.readline()
-    numbers = [0] * len(paths)
+    order, numbers = list(range(len(paths))), [0] * len(paths)
+    rng.shuffle(order)
     commits: list[float] = []
     errors, late = [], 0
     began = due = time.monotonic()
@@ -91,7 +92,7 @@ def run(options: argparse.Namespace) -> dict[str, object]:
         if now < due:
             time.sleep(due - now)
         late += now - due > 0.5
-        at = rng.randrange(len(paths)) if options.random else len(commits) % len(paths)
+        at = order[len(commits) % len(paths)]
         numbers[at] += 1
         data = ROW.pack(MARK, at, numbers[at], time.time()) + rng.randbytes(options.payload)
         before = time.monotonic()

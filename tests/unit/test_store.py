@@ -898,3 +898,21 @@ def test_memory_is_given_back_after_many_were_parked(
     make_store(*tenants)
     wait_until(lambda: all(t.stored and not t.attached for t in tenants), "all are parked")
     assert given == [True]
+
+
+def test_a_change_after_quiet_does_not_wait_for_the_next_tick(make_store: MakeStore) -> None:
+    """Of an attached tenant too: the interval spaces what is staged, not the looks."""
+    tenant = FakeTenant("/db", interval=30.0)
+    tenant.idle_after = 3600.0
+    store = make_store(tenant)
+    store.wake("/db")
+    wait_until(lambda: tenant.attached and bool(tenant.syncs), "a look that found nothing")
+    tenant.commit()
+    store.wake("/db")
+    wait_until(_stored(tenant), "stored long before the next tick")
+    tenant.commit()
+    store.wake("/db")
+    looks = len(tenant.syncs)
+    told = _waits(store, "/db")
+    wait_until(lambda: bool(told), "one who waits")
+    assert len(tenant.syncs) == looks + 1, "the second change waits for its interval"

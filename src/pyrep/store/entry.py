@@ -145,6 +145,7 @@ class Entry:
     sync_backoff: Backoff = CALM  # sync pool
     upload_backoff: Backoff = CALM  # upload pool
     next_sync: float = 0.0  # sync pool
+    may_stage_at: float = 0.0  # sync pool: one interval after what was staged last
     eager_until: float = 0.0  # until then a sync that found nothing is soon followed by another
     armed: bool = False  # attached and quiet: the watcher tells of the next change
     recorded_at: float = float("-inf")

@@ -201,8 +201,9 @@ class Store:
             self.watcher.remove(entry.tenant.spec.db_path)
             entry.armed = False
             now = self._clock.monotonic()
-            entry.eager_until = now + EAGER_SECONDS
-            self._shared.schedule(SYNC, name, entry.next_sync - now)
+            soonest = max(now, entry.may_stage_at)
+            entry.eager_until = soonest + EAGER_SECONDS
+            self._shared.schedule(SYNC, name, soonest - now)
 
     def look_at_all(self) -> None:
         """Let the watcher look at every parked tenant: has it changed unseen?"""

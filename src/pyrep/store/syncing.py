@@ -66,7 +66,7 @@ class SyncWork:
             return
         now = self._shared.clock.monotonic()
         waiters = self._shared.waiting.take(name)
-        if drain is not None or waiters or now >= entry.next_sync:
+        if drain is not None or waiters or self._is_due(entry, now):
             try:
                 staged = self._sync(entry, waiters)
             finally:
@@ -74,11 +74,23 @@ class SyncWork:
             if tenant.waits_to_read:
                 self._give_way(entry)
                 return
+            if staged:
+                entry.may_stage_at = now + entry.interval
             entry.next_sync = now + self._pause(entry, now, staged=staged)
             self._sync_succeeded(entry, drain, urgent=bool(waiters))
         if entry.wants_snapshot and drain is None:
             self._take_snapshot(entry)
         self._after_sync(entry)
+
+    def _is_due(self, entry: Entry, now: float) -> bool:
+        """Return whether a tenant's tick has come, or a change was seen and may be staged now.
+
+        The interval spaces what is staged: a quiet tenant's ticks do not put off its next change.
+        """
+        if now >= entry.next_sync:
+            return True
+        seen = now < entry.eager_until and not entry.sync_backoff.failures
+        return seen and now >= entry.may_stage_at
 
     def _sync(self, entry: Entry, waiters: list[Waiter]) -> bool:
         """Sync, also for those who wait; they go on waiting if it did not get so far."""
