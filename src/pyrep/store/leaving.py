@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class Departures:
-    """Lead tenants out: the close on the sync pool, uploads, the end; all in their turns.
+    """Lead tenants out: the close on the sync pool, uploads and the end on the upload pool.
 
     ``patience`` (seconds) is how long uploads are tried; ``forget`` takes a tenant that is out
     of the list away from the rest of the store.
@@ -42,17 +42,24 @@ class Departures:
                 entry.leaving = None
             return entry is not None
 
-    def work(self, entry: Entry, leaving: Leaving) -> None:
-        """Do the next step on the sync pool: close the database, wait for uploads, end."""
-        tenant = entry.tenant
+    def close(self, entry: Entry, leaving: Leaving) -> None:
+        """Close the database, on the sync pool."""
+        tenant, shared = entry.tenant, self._shared
         if not leaving.closed:
-            leaving.closed = True
             self._close(tenant, going=True)
-            self._shared.leave(tenant.name)
-        left = leaving.deadline - self._shared.clock.monotonic()
-        if (tenant.pending or tenant.streaming) and left > 0:
+            leaving.closed = True
+            shared.leave(tenant.name)
+            shared.schedule(UPLOAD, tenant.name, self._patience)
+        shared.submit(UPLOAD, tenant.name)
+
+    def upload(self, entry: Entry, leaving: Leaving) -> None:
+        """Upload a file, or end; on the upload pool, so that no listing or upload runs on."""
+        if not leaving.closed:
+            return  # the sync pool has it
+        tenant = entry.tenant
+        late = self._shared.clock.monotonic() >= leaving.deadline
+        if tenant.pending and not late and tenant.upload_next():
             self._shared.submit(UPLOAD, tenant.name)
-            self._shared.schedule(SYNC, tenant.name, left)
         else:
             self._end(entry, leaving)
 
@@ -70,7 +77,7 @@ class Departures:
         complain(shared.limiter, entry.tenant, UPLOAD, error)
         if isinstance(error, FencedError | DatabaseError | ReplicaPermanentError):
             leaving.deadline = shared.clock.monotonic()
-            shared.submit(SYNC, name)
+            shared.submit(UPLOAD, name)
             return
         entry.upload_backoff = entry.upload_backoff.failed()
         shared.schedule(UPLOAD, name, entry.upload_backoff.delay(shared.random))

@@ -76,7 +76,10 @@ class Shared:
         if gently and now - entry.recorded_at < _RECORD_SECONDS:
             return
         entry.recorded_at = now
-        self.catalog.save_tenant(tenant_row(entry.tenant))
+        row = tenant_row(entry.tenant)
+        with self.lock:  # the last word on a tenant that went is that it is absent
+            if self.entries.get(entry.tenant.name) is entry:
+                self.catalog.save_tenant(row)
 
     # --- their turns ------------------------------------------------------------------------------
 

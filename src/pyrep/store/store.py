@@ -146,7 +146,7 @@ class Store:
     def _forget(self, entry: Entry) -> None:
         name = entry.tenant.name
         self.watcher.remove(entry.tenant.spec.db_path)
-        for kind in (SYNC, UPLOAD, MAINTAIN):
+        for kind in (SYNC, UPLOAD, STREAM, MAINTAIN):
             self._shared.scheduler.cancel((kind, name))
         if self._shared.upkeep is not None:
             self._shared.upkeep.unregistered(name)

@@ -49,7 +49,7 @@ class SyncWork:
         drain, tenant = self._shared.drain, entry.tenant
         commanded = self._obey(entry) and not self._shared.waiting.wants_sync(name)
         if entry.leaving is not None and drain is None:
-            self._departures.work(entry, entry.leaving)
+            self._departures.close(entry, entry.leaving)
             return
         if commanded and drain is None and not (tenant.attached or tenant.changed()):
             return

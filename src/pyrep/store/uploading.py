@@ -26,6 +26,9 @@ class UploadWork:
         if entry is None:
             return
         tenant = entry.tenant
+        if entry.leaving is not None and self._shared.drain is None:
+            self._departures.upload(entry, entry.leaving)
+            return
         if entry.leaving is None and (tenant.needs_survey or entry.wants_survey):
             tenant.survey()
             entry.wants_survey = False
@@ -46,8 +49,6 @@ class UploadWork:
         self._shared.record(entry)
         if self._shared.drain is not None:
             self._shared.drain.uploaded(entry)
-        elif entry.leaving is not None:
-            self._shared.submit(SYNC, name)
 
     def _succeeded(self, entry: Entry, op: str) -> None:
         entry.upload_backoff = entry.upload_backoff.succeeded()
