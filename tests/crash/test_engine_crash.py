@@ -293,7 +293,7 @@ def test_killed_at_each_step_of_a_stream(
     with capsys.disabled():
         print(f"\n{killed} kills at {len(points)} points of a stream")
     # In how many pieces the bytes go through the spool depends on who is faster.
-    assert set(missed) <= {"stream.write"}
+    assert set(missed) <= {"stream.write", "file.write"}
     assert killed > len(points) // 2
 
 
