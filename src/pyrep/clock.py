@@ -31,8 +31,11 @@ class SystemClock:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Return seconds that never go backwards."""
-        return time.monotonic()
+        """Return seconds that never go backwards, those in which the machine slept too.
+
+        Else one that woke up would look like one whose wall clock was set.
+        """
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def wait(self, event: threading.Event, timeout: float | None) -> bool:
         """Wait for ``event`` at most ``timeout`` seconds; return whether it is set."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from itertools import chain
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyrep.clock import SystemClock
 from pyrep.errors import PyrepError
 from pyrep.ids import SNAPSHOT_LEVEL, TXID
 from pyrep.ltxfile import FileInfo
@@ -156,3 +158,12 @@ def test_every_retained_point_stays_restorable(
         # Level-0 files that level 1 holds may go: the point is then its nearest merged one.
         merged = [i.max_txid for i in files if i.level and i.timestamp_ms <= wanted]
         assert max(merged, default=0) <= after <= before
+
+
+def test_a_machine_that_slept_has_not_had_its_clock_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {time.CLOCK_BOOTTIME: 100.0, time.CLOCK_MONOTONIC: 100.0}
+    monkeypatch.setattr(time, "clock_gettime", times.__getitem__)
+    began = SystemClock().monotonic()
+    times[time.CLOCK_BOOTTIME] += 3600.0  # the other clock stands still meanwhile
+    elapsed_ms = int((SystemClock().monotonic() - began) * 1000)
+    assert clock_is_plausible(wall_ms=9 * HOUR, began_wall_ms=8 * HOUR, elapsed_ms=elapsed_ms)
