@@ -14,6 +14,7 @@ from fixtures.nats_server import NATSServer
 from fixtures.server_hosts import NATSHost, WebDAVHost, sftp_host
 from fixtures.servers import S3Server
 from fixtures.sshd import SFTPServer
+from fixtures.store_host import StoreHost
 
 
 @pytest.mark.slow
@@ -59,6 +60,25 @@ def test_field_scenario_on_nats(
     tmp_path: Path, nats: NATSServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _tell(field_run(tmp_path, seed=10, seconds=3.0, on=NATSHost(tmp_path, nats)), capsys)
+
+
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(kind, marks=getattr(pytest.mark, kind)) for kind in ("gcs", "abs", "oss")],
+)
+def store(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(f"{request.param}_server")
+
+
+@pytest.mark.slow
+@pytest.mark.interop
+def test_field_scenario_on_other_storages(
+    tmp_path: Path, store: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in store.environ.items():
+        monkeypatch.setenv(name, value)
+    seconds = 8.0 if effort.SCALE > 1 else 3.0
+    _tell(field_run(tmp_path, seed=11, seconds=seconds, on=StoreHost(tmp_path, store)), capsys)
 
 
 def _tell(reports: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
