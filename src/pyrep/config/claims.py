@@ -53,10 +53,16 @@ class Claims:
         self._things[tenant.db_path] = tuple(things)
         self._owners |= dict.fromkeys(things, tenant)
 
-    def rivals(self, tenant: TenantSpec, inode: Inode | None) -> list[TenantSpec]:
+    def rivals(
+        self,
+        tenant: TenantSpec,
+        inode: Inode | None,
+        *,
+        resolve: Callable[[str], str] = os.path.realpath,
+    ) -> list[TenantSpec]:
         """Return the other tenants that have what a tenant is about to claim."""
-        replica = replica_identity(tenant.replica, os.path.realpath)
-        things = _things(tenant, inode, replica, os.path.realpath)
+        replica = replica_identity(tenant.replica, resolve)
+        things = _things(tenant, inode, replica, resolve)
         found = {id(owner): owner for owner in map(self._owners.get, things) if owner is not None}
         return list(found.values())
 

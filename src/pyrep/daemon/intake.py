@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +63,7 @@ class Intake:
         self._make = make
         self._drop = drop
         self._claims = Claims()
+        self._resolve: Callable[[str], str] = os.path.realpath
         self._discovery: Discovery[TenantSpec] = Discovery(clock)
         self._once = OncePer()
         self._leaving: dict[Path, list[Path]] = {}  # with those that wait for what it owns
@@ -91,6 +93,15 @@ class Intake:
         return self._discovery.candidates()
 
     # --- candidates -------------------------------------------------------------------------------
+
+    def take_all(self, findings: Iterable[Finding[TenantSpec]]) -> None:
+        """Take many at once: the folders that they share are resolved once."""
+        self._resolve = functools.cache(os.path.realpath)
+        try:
+            for finding in findings:
+                self.take(finding)
+        finally:
+            self._resolve = os.path.realpath
 
     def look_at(self, spec: TenantSpec, *, trusted: bool = False) -> Finding[TenantSpec]:
         """Probe a candidate for the first time.
@@ -210,11 +221,11 @@ class Intake:
         Of a rename both names may be looked at in any order, and the number of an inode is used
         again: so those that have it are looked at first.
         """
-        rivals = self._claims.rivals(spec, inode)
+        rivals = self._claims.rivals(spec, inode, resolve=self._resolve)
         if any([self._is_going(rival, spec) for rival in rivals]):
             return False
         try:
-            self._claims.add(spec, inode)
+            self._claims.add(spec, inode, resolve=self._resolve)
         except ConfigError as error:
             self.report(Problem(spec.db_path, spec.index, error))
             return False

@@ -67,8 +67,7 @@ class Lookout:
             _log.error("no databases specified in configuration")
         findings = self._look_around(trusted=True)
         self._log_counts(findings)
-        for finding in findings:
-            self._intake.take(finding)
+        self._intake.take_all(findings)
         watched = any(entry.dir is not None and entry.watch for entry in self._config.dbs)
         nothing = not self._store.tenants() and not self._intake.candidates()
         if self._config.dbs and nothing and not watched:

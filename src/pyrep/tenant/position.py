@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyrep.ids import TXID, Salts
@@ -13,6 +13,8 @@ from pyrep.ids import TXID, Salts
 __all__ = ["Fingerprint", "SyncState", "boot_id", "new_node_id"]
 
 _FORMAT = 1
+# Ten thousand positions are written at a start: no copies, no search for cycles.
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 def boot_id() -> str:
@@ -81,7 +83,10 @@ class SyncState:
 
     def to_json(self) -> str:
         """Return the text form that :meth:`from_json` reads."""
-        return json.dumps({"format": _FORMAT, **asdict(self)}, separators=(",", ":"))
+        raw = {"format": _FORMAT} | {name: getattr(self, name) for name in self.__slots__}
+        if self.fingerprint is not None:
+            raw["fingerprint"] = {n: getattr(self.fingerprint, n) for n in Fingerprint.__slots__}
+        return _encode(raw)
 
     @classmethod
     def from_json(cls, text: str) -> SyncState:
