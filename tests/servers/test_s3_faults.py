@@ -133,7 +133,6 @@ def expect_everything(
             expect_every_state(client, source, folder / "each", txids)
             bad = connect(near.spec(host.bucket, host.place(name)), policy=PATIENT)
             stack.enter_context(closing(bad))
-            for _ in range(3):
-                expect_every_state(bad, source, folder / "bad", txids[-1:])
+            expect_every_state(bad, source, folder / "bad", txids[-1:])
             while name == TENANTS[-1] and set(proxy.troubles()) != set(Trouble):
                 expect_every_state(bad, source, folder / "bad", txids[-1:])
