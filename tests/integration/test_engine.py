@@ -368,3 +368,26 @@ def test_proof_comes_back_after_the_state_directory_is_lost(rig: Rig, app: App) 
     fill(app, 1)
     rig.ship()
     assert restore(rig.client, rig.folder / "proven.db").proven
+
+
+def test_what_was_lost_is_not_reported_as_durable(rig: Rig, app: App) -> None:
+    for _ in range(3):
+        fill(app, 5)
+        rig.ship()
+    (last,) = [info for info in rig.client.list_ltx(0) if info.max_txid == 3]
+    rig.client.delete_ltx([last])
+    rig.restart()
+    rig.tenant.survey()
+    assert rig.durable == 2
+    rig.tenant.sync()
+    assert rig.durable == 2  # staged only
+    rig.upload()
+    assert rig.durable == 4
+    rig.wipe_replica()
+    rig.restart()
+    fill(app, 1)
+    rig.tenant.survey()
+    assert rig.durable == 0
+    rig.ship()
+    assert rig.durable == 5
+    rig.expect_equal()

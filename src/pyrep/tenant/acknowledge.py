@@ -27,6 +27,7 @@ def acknowledge(engine: Engine, info: FileInfo, *, streamed: bool = False) -> st
     """
     engine.dequeue()
     trouble = ""
+    engine.reached = None  # the snapshot goes first, and closes every gap
     if info.level == 0:
         engine.state = replace(engine.state, durable_txid=info.max_txid)
         trouble = _fold(engine)

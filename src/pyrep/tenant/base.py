@@ -137,7 +137,7 @@ class TenantBase:
             self._client.url,
             state_word(state, self._error, degraded=self._degraded, attached=self.attached),
             state.txid,
-            state.durable_txid,
+            engine.restorable_txid,
             len(queue),
             sum(info.size for info in queue),
             lag,

@@ -69,6 +69,7 @@ class Hold:
         self.heal_cause = self.all_cause = self.diff_cause = ""
         self.remote: Remote | None = None
         self.adopting = False
+        self.reached: TXID | None = None  # where a broken chain on the replica ends
         self.changed_at = clock.monotonic()
         self.idle_factor = 1.0
         self.counter: tuple[int, Fingerprint] | None = None
@@ -93,6 +94,7 @@ class Hold:
         """Take the decision of a survey over into position, table and upload queue."""
         self.remote = remote
         self.adopting = verdict.action is Action.ADOPT
+        self.reached = remote.head if verdict.action is Action.HEAL else None
         newest_ms = remote.header.timestamp_ms if remote.header is not None else 0
         if found is not None:
             self.pages, state = found.pages, found.state
@@ -123,6 +125,12 @@ class Hold:
             self.staged_at.pop(info.max_txid, None)
         self.count_spool()
         return info
+
+    @property
+    def restorable_txid(self) -> TXID:
+        """Return the durable TXID, or as far as a restore gets until a lost chain is healed."""
+        durable = self.state.durable_txid
+        return durable if self.reached is None else min(durable, self.reached)
 
     @property
     def queued_bytes(self) -> int:
