@@ -42,7 +42,7 @@ run-s3: $(BUILT) ## the same to a local S3 server started for it, 8 seconds (FOR
 	PYTHONPATH=tests exec $(PY) benchmarks/demo.py "$$@"
 
 test: lint ## lint, types and the short form of every test (PYREP_ALL=1: nothing may be missing)
-	$(PY) -m pytest
+	$(PY) tests/tools/run_tests.py
 
 servers: $(SWIFT)/.installed $(AZURITE)/.installed ## install OpenStack Swift and Azurite, servers of the storage tests
 

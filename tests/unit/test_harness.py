@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -131,3 +132,15 @@ def test_one_seed_repeats_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         blobs.append((order, re.findall(r"reproduce_failure\(.*\)", output)))
     assert blobs[0] == blobs[1]
     assert blobs[0][1]
+
+
+def test_the_two_halves_are_all_there_is() -> None:
+    """A folder of tests that neither half names would never be run."""
+    spec = importlib.util.spec_from_file_location("run_tests", _TESTS / "tools/run_tests.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folders = {path.relative_to(_TESTS).parts[0] for path in _TESTS.glob("*/**/test_*.py")}
+    assert folders == {name for half in module.HALVES for name in half}
+    assert not list(_TESTS.glob("test_*.py"))
