@@ -11,7 +11,7 @@ import os
 import threading
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -104,13 +104,21 @@ class LTXWriter:
 
     The header goes in last, so a file that was not finished is never taken for one.  After an
     error the file must be thrown away.  ``zstd_level`` is for headers with ``FLAG_ZSTD``.
+    ``claim`` is called with the size of each piece before it is written; it may refuse by an error.
     """
 
     def __init__(
-        self, fd: int, header: Header, op: str = "stage", *, zstd_level: int | None = None
+        self,
+        fd: int,
+        header: Header,
+        op: str = "stage",
+        *,
+        zstd_level: int | None = None,
+        claim: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._fd = fd
         self._op = op
+        self._claim = claim
         self._page_size = header.page_size
         self._encoder = Encoder(header, zstd_level=zstd_level)
         self._frame = self._encoder.max_frame_size()
@@ -178,6 +186,7 @@ class LTXWriter:
         room[: len(tail)] = tail
         self._used += len(tail)
         self._flush()
+        self._claim(len(header))
         osfs.pwrite_all(f"{self._op}.write", self._fd, header, 0)
         return self._written
 
@@ -206,6 +215,7 @@ class LTXWriter:
 
     def _write(self, data: memoryview) -> None:
         """Append; a large file is written back on the way, so that a later sync is short."""
+        self._claim(len(data))
         osfs.pwrite_all(f"{self._op}.write", self._fd, data, self._written)
         self._written += len(data)
         if self._written - self._written_back >= WRITEBACK_BYTES:

@@ -63,7 +63,8 @@ class SnapshotSource:
 class Capture:
     """Build staged files of one tenant; the caller holds R and the tenant's lock.
 
-    ``limit`` is how many bytes may still be staged (``roomy``: as many as ever), ``like`` the
+    ``limit`` is how many bytes may still be staged (``roomy``: as many as ever), each of which
+    ``claim`` must grant before it is written, ``like`` the
     database file's status (owner and mode of what is created), ``timestamp_ms`` the time for the
     next file.  A database without WAL is read in short transactions: ``hold`` around each window
     of ``window_pages``.
@@ -81,6 +82,8 @@ class Capture:
     hold: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     window_pages: int = WINDOW_PAGES
     zstd_level: int | None = None
+    claim: Callable[[int], bool] = lambda size: True
+    written: int = 0
 
     # --- a range of the WAL ---
 
@@ -314,9 +317,8 @@ class Capture:
         self._prove_complete(header, pgnos)
         name = format_name(header.min_txid, header.max_txid)
         with create_file(self.base, name + ".tmp", "stage", self.like) as fd:
-            writer = LTXWriter(fd, header, op="stage")
+            writer = LTXWriter(fd, header, op="stage", claim=self._take)
             crcs = writer.add_pages(self.att.db_fd, self.att.wal_fd, pgnos, offsets)
-            self._check_limit(writer)
             pre, post = self._checksums(header, pgnos, crcs)
             size = writer.finish(pre, post)
         osfs.replace("stage.rename", self.base / (name + ".tmp"), self.base / name)
@@ -334,7 +336,7 @@ class Capture:
         name = staged_name(FileInfo(level, TXID(header.min_txid), TXID(header.max_txid)))
         pgnos, crcs = array("I"), array("Q")
         with create_file(self.base, name + ".tmp", "stage", self.like) as fd:
-            writer = LTXWriter(fd, header, op="stage", zstd_level=self.zstd_level)
+            writer = LTXWriter(fd, header, op="stage", zstd_level=self.zstd_level, claim=self._take)
             for window in windows:
                 offsets = source.offsets(window)
                 with self.hold():
@@ -342,7 +344,6 @@ class Capture:
                 crcs.extend(found)
                 if not full:
                     pgnos.extend(window)
-                self._check_limit(writer)
             self.recheck(source)
             if full:
                 lock = lock_pgno(header.page_size)
@@ -367,9 +368,12 @@ class Capture:
         if moved:
             raise DatabaseBusyError(f"{self.att.path}: was written while it was being read")
 
-    def _check_limit(self, writer: LTXWriter) -> None:
-        if writer.size > self.limit:
-            kind = OutgrownError if self.roomy else SpoolFullError
+    def _take(self, size: int) -> None:
+        """Take the room for what is about to be written, or refuse it."""
+        self.written += size
+        outgrown = self.written > self.limit
+        if outgrown or not self.claim(size):
+            kind = OutgrownError if outgrown and self.roomy else SpoolFullError
             raise kind(
                 f"{self.att.path}: the next file needs more than the {self.limit} bytes that "
                 "spool-limit leaves for staging",

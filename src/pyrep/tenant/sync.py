@@ -149,11 +149,15 @@ class Engine(Hold):
                 room.left,
                 room.whole,
                 zstd_level=self.spec.settings.replica.zstd_level,
+                claim=lambda size: self.spool.claim(self.name, size),
             )
             if session.rollback:
                 capture.hold = session.att.short_read
                 capture.window_pages = _ROLLBACK_WINDOW_PAGES
-            yield capture
+            try:
+                yield capture
+            finally:
+                self.spool.unclaim(self.name)
 
     def record(self, staged: StagedPages, state: SyncState) -> None:
         """Go on from a staged file: it is in the overlay and waits for its upload."""
