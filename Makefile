@@ -54,10 +54,10 @@ lint: $(BUILT) ## style and types
 
 bench: $(BUILT) ## measure, beside bare liblz4 and beside Litestream
 	@set -e; for bench in $(wildcard benchmarks/micro/bench_*.py benchmarks/macro/bench_*.py); do \
-	  echo "== $$bench"; PYTHONPATH=tests $(PY) $$bench; done
+	  echo "== $$bench"; PYTHONPATH=tests:benchmarks $(PY) $$bench; done
 
 bench-scale: $(BUILT) ## measure up to 50,000 tenants, an hour; TENANTS=100,300 SECONDS=10 ROWS=idle,busy is quicker
-	PYTHONPATH=tests $(PY) benchmarks/scale/bench_scale.py $${TENANTS:+--tenants $$TENANTS} \
+	PYTHONPATH=tests:benchmarks $(PY) benchmarks/scale/bench_scale.py $${TENANTS:+--tenants $$TENANTS} \
 	  $${SECONDS:+--seconds $$SECONDS} $${ROWS:+--rows $$ROWS}
 
 crash: $(BUILT) ## kill the daemon at each named step, many times

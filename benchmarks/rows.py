@@ -1,0 +1,125 @@
+"""Lines of the table of numbers to reach, and the JSON in which a benchmark hands them on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["MEASURES", "Measure", "Row", "failed_rows", "read_json", "verdict", "write_json"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Name one number to reach: its key, what it is, and the bench that measures it."""
+
+    id: str
+    what: str
+    target: str
+    bench: str
+
+
+MEASURES = (
+    Measure("crc", "CRC-64/ISO of pages, one core", ">= 8 GB/s", "core"),
+    Measure("encode", "LTX encode of 4 KB pages, one core", ">= 90 % of bare liblz4", "core"),
+    Measure("decode", "LTX decode and verify, one core", ">= 2 GB/s", "core"),
+    Measure("merge", "merge without re-encoding, one core", ">= 1.5 GB/s", "core"),
+    Measure(
+        "snapshot", "first snapshot of a 1 GB database", "<= 1/5 of the time, <= 128 MB", "snapshot"
+    ),
+    Measure("restore", "its restore", "<= 1/8 of the time, <= 128 MB", "snapshot"),
+    Measure(
+        "idle-1000",
+        "1,000 idle tenants",
+        "<= 60 MB, 100 descriptors, 32 threads, 0.2 % of a core",
+        "scale",
+    ),
+    Measure("idle-3000", "3,000 idle tenants", "as 10,000", "scale"),
+    Measure(
+        "idle-10000",
+        "10,000 idle tenants",
+        "<= 120 MB, 200 descriptors, 1 % of a core",
+        "scale",
+    ),
+    Measure("requests", "requests of idle tenants", "0", "scale"),
+    Measure(
+        "start",
+        "start with 10,000 unchanged tenants",
+        "<= 5 s to watching, 0 requests, 0 databases opened",
+        "scale",
+    ),
+    Measure(
+        "latency-10",
+        "commit to stored, one of 10 commits, the others idle",
+        "p50 <= 20 ms, p99 <= 100 ms",
+        "scale",
+    ),
+    Measure(
+        "latency-many",
+        "the same, one of 10,000 (Litestream: of 500)",
+        "p50 <= 20 ms, p99 <= 100 ms",
+        "scale",
+    ),
+    Measure(
+        "writers",
+        "1,000 tenants, one write a second each",
+        "<= 60 % of a core, 200 MB, stall p99 10 ms, max 100 ms, lag p99 2 s",
+        "scale",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Hold one line: what was measured beside its target.
+
+    ``verdict`` is ``reached``, ``missed``, ``beside`` (without a target) or ``failed`` (could not
+    run, ``measured`` says why).  ``id`` is that of a :class:`Measure`, or empty.  ``numbers`` carry
+    their units in their names.
+    """
+
+    row: str
+    target: str
+    measured: str
+    verdict: str
+    id: str = ""
+    tool: str = "pyrep"
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        target = f"   (target {self.target})" if self.target and self.verdict != "beside" else ""
+        shown = self.verdict if self.verdict in {"reached", "beside"} else self.verdict.upper()
+        return f"{shown:<8} {self.row}: {self.measured}{target}"
+
+
+def verdict(reached: bool | None) -> str:
+    """Return the word for whether a target was reached; None: there is none."""
+    return {True: "reached", False: "missed", None: "beside"}[reached]
+
+
+def failed_rows(bench: str, why: str) -> list[Row]:
+    """Return a failing row for every number that a bench should have measured."""
+    return [
+        Row(measure.what, measure.target, why, "failed", measure.id)
+        for measure in MEASURES
+        if measure.bench == bench
+    ]
+
+
+def write_json(path: Path, rows: Sequence[Row], raw: dict[str, Any] | None = None) -> None:
+    """Write rows, and whatever else was measured, to a file."""
+    path.write_text(json.dumps({"rows": [asdict(row) for row in rows], "raw": raw or {}}, indent=1))
+
+
+def read_json(path: Path) -> tuple[list[Row], dict[str, Any]]:
+    """Return what :func:`write_json` wrote.
+
+    :raises ValueError: the file is another one
+    """
+    document = json.loads(path.read_text())
+    try:
+        return [Row(**row) for row in document["rows"]], dict(document["raw"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path.name} holds no rows of a benchmark: {error}") from error
