@@ -37,7 +37,7 @@ from pyrep.errors import ConfigError
 from pyrep.storage.registry import is_url, parse_url
 from pyrep.zstdpages import DEFAULT_LEVEL
 
-__all__ = ["build_config"]
+__all__ = ["build_config", "with_entry", "without_entry"]
 
 # Settings that a replica takes over from the top of the file if it does not have them itself.
 _INHERITED = (frozenset(REPLICA_KEYS) & frozenset(GLOBAL_KEYS)) | frozenset(OPTION_KEYS)
@@ -66,17 +66,54 @@ def build_config(root: Node, notes: Notes, *, source: Path | None, state_dir: Pa
     top = Place("", notes)
     values = read_block(root, GLOBAL_KEYS, top)
     inherited = {key: values[key] for key in _INHERITED & values.keys()}
-    blocks = [_database_block(node, i, top) for i, node in enumerate(_nodes(values), start=1)]
     snapshot = _snapshot(values, SnapshotConfig())
-    dbs = [
-        replace(_database(block, i, inherited, top), snapshot=_snapshot(block, snapshot))
-        for i, block in enumerate(blocks, start=1)
-    ]
+    blocks = [_database_block(node, i, top) for i, node in enumerate(_nodes(values), start=1)]
+    dbs = [_entry(block, i, inherited, snapshot, top) for i, block in enumerate(blocks, start=1)]
     fields: dict[str, Any] = {_field(key): value for key, value in values.items() if _is_plain(key)}
     fields |= _sections(values)
-    fields["snapshot"] = snapshot
+    fields |= {"snapshot": snapshot, "inherited": inherited}
     own: Path = fields.setdefault("state_dir", state_dir)
     return Config(source=source, dbs=_with_own(dbs, own), warnings=notes.lines(), **fields)
+
+
+def with_entry(config: Config, node: Node, notes: Notes) -> Config:
+    """Return a configuration with one entry of ``dbs`` more.
+
+    :raises ConfigError: it is wrong, or there already
+    """
+    index, top = len(config.dbs) + 1, Place("", notes)
+    block = _database_block(node, index, top)
+    new = _entry(block, index, config.inherited, config.snapshot, top)
+    for entry in config.dbs:
+        if (entry.path, entry.dir, entry.pattern) == (new.path, new.dir, new.pattern):
+            raise ConfigError(f"{new.path or new.dir}: is in the configuration already")
+    return replace(config, dbs=_with_own([*config.dbs, new], config.state_dir))
+
+
+def without_entry(config: Config, path: Path) -> Config:
+    """Return a configuration without the entries of a database or directory.
+
+    :raises ConfigError: no entry names it
+    """
+    left = [entry for entry in config.dbs if path not in (entry.path, entry.dir)]
+    if len(left) == len(config.dbs):
+        raise ConfigError(
+            f"{path}: is no entry of the configuration",
+            hint="A database of a directory ends with its file, or with the directory's entry.",
+        )
+    numbered = [replace(entry, index=index) for index, entry in enumerate(left, start=1)]
+    return replace(config, dbs=_with_own(numbered, config.state_dir))
+
+
+def _entry(
+    block: Mapping[str, object],
+    index: int,
+    inherited: Mapping[str, object],
+    snapshot: SnapshotConfig,
+    top: Place,
+) -> DatabaseConfig:
+    database = _database(block, index, inherited, top)
+    return replace(database, snapshot=_snapshot(block, snapshot))
 
 
 def _with_own(dbs: list[DatabaseConfig], state_dir: Path) -> tuple[DatabaseConfig, ...]:

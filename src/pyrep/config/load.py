@@ -9,13 +9,14 @@ from pathlib import Path
 
 import yaml
 
-from pyrep.config.build import build_config
+from pyrep.config.build import build_config, with_entry
 from pyrep.config.model import Config
 from pyrep.config.paths import expand_path
 from pyrep.config.values import Block, Items, Node, Notes, Scalar
 from pyrep.errors import ConfigError
 
-__all__ = ["DEFAULT_PATHS", "config_path", "expand_variables", "from_args", "load", "loads"]
+__all__ = ["DEFAULT_PATHS", "add_entry", "config_path", "expand_variables", "from_args", "load"]
+__all__ += ["loads"]
 
 DEFAULT_PATHS = (Path("/etc/pyrep.yml"), Path("/etc/litestream.yml"))
 _VARIABLES = ("PYREP_CONFIG", "LITESTREAM_CONFIG")
@@ -86,6 +87,14 @@ def loads(
         text = expand_variables(text, environ, notes)
     root = _parse(text, source)
     return build_config(root, notes, source=source, state_dir=_state_dir(environ))
+
+
+def add_entry(config: Config, text: str) -> Config:
+    """Return a configuration with one item of ``dbs`` more, given as YAML or JSON.
+
+    :raises ConfigError: something in it is wrong, or it is there already
+    """
+    return with_entry(config, _parse(text, None), Notes())
 
 
 def from_args(

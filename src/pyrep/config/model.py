@@ -208,7 +208,8 @@ class Config:
 
     ``source`` is the file it was read from.  ``warnings`` are sentences for the operator:
     keys without effect, each with the policy that holds instead.  ``max_attached`` None means
-    as many as the descriptor limit allows.
+    as many as the descriptor limit allows.  ``inherited`` are the settings at the top that a
+    replica takes over which does not have them itself.
     """
 
     source: Path | None = None
@@ -234,3 +235,4 @@ class Config:
     reconcile_interval: timedelta = timedelta(minutes=5)
     spool_limit_total: int = 8 << 30
     warnings: tuple[str, ...] = ()
+    inherited: Mapping[str, object] = field(default_factory=dict)

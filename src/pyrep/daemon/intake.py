@@ -288,6 +288,11 @@ class Intake:
         self._left.append(tenant)
         self._store.watcher.wake()
 
+    @property
+    def dismissed(self) -> frozenset[Path]:
+        """Return the tenants that are leaving because they were told to."""
+        return frozenset(self._dismissed)
+
     def settle(self) -> list[Path]:
         """Give up what tenants owned that left; return the paths that may be taken in now."""
         paths, self._freed, self._deferred = self._freed + self._deferred, [], []
@@ -311,8 +316,9 @@ class Intake:
         self.problems[str(problem.path)] = text
         if not self._once.first(problem.path, text):
             return
-        entry = self.config.dbs[problem.index - 1]
-        key = "dir" if entry.dir is not None and _same(problem.path, entry.dir) else "db"
+        # By path: the number of an entry may be another one since the problem's was made.
+        is_dir = any(entry.dir and _same(problem.path, entry.dir) for entry in self.config.dbs)
+        key = "dir" if is_dir else "db"
         extra = {key: str(problem.path), "error": text}
         if problem.error.hint:
             extra["hint"] = problem.error.hint

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,8 +39,9 @@ class Lookout:
     """Keep the managed tenants equal to what is on disk and configured.
 
     ``scan`` is called once at the start, before anything else; then ``notice`` and ``tick`` by
-    the watcher's thread, and at the end ``take_late``.  Only ``reconfigure`` may be called from
-    any thread.  An event says only where to look; what is there now decides.
+    the watcher's thread, and at the end ``take_late``.  Only ``reconfigure``, ``awaits`` and
+    ``reason`` may be called from any thread.  An event says only where to look; what is there
+    now decides.
     """
 
     def __init__(self, config: Config, store: Store, intake: Intake, clock: Clock) -> None:
@@ -48,7 +50,8 @@ class Lookout:
         self._intake = intake
         self._clock = clock
         self._places = Places(config)
-        self._next_config: Config | None = None
+        self._orders: deque[tuple[Config, Callable[[], None]]] = deque()
+        self._applied: list[tuple[frozenset[Path], Callable[[], None]]] = []  # with who must leave
         self._folders: set[str] = set()  # that were read
         self._beacons: set[str] = set()  # watched for the name of what is missing in them
         self._absent: set[str] = set()  # folders of single databases that do not exist
@@ -246,6 +249,7 @@ class Lookout:
         for path in self._intake.settle():
             self._look_at_path(path)
         self._reload()
+        self._tell_applied()
         now = self._clock.monotonic()
         if now >= self._look_at and self._is_restless():
             self._look_at = now + _LOOK_SECONDS
@@ -267,18 +271,51 @@ class Lookout:
         """Take in databases that were just being made; return whether some still are."""
         return self._intake.take_late()
 
-    def reconfigure(self, config: Config) -> None:
-        """Go over to another configuration soon; what is the same in both goes on as it is."""
-        self._next_config = config
+    def reconfigure(self, config: Config, done: Callable[[], None] = lambda: None) -> None:
+        """Go over to another configuration soon; what is the same in both goes on as it is.
+
+        ``done`` is called by the watcher's thread when all that is new was looked at and all that
+        is not wanted any more has left.  Of several in a row only the last one is looked at.
+        """
+        self._orders.append((config, done))
         self._store.watcher.wake()
 
+    def awaits(self, path: str) -> bool:
+        """Return whether a file that is there is, or will be looked at as, a tenant's database."""
+        followed = (e.watch or e.path is not None for e in self._places.entries_at(path))
+        return any(followed) and os.path.isfile(path)
+
+    def reason(self, path: str) -> str:
+        """Return why a database that is configured is not replicated, '' if nothing is known."""
+        real = os.path.realpath(path)
+        return self._intake.problems.get(real) or self._intake.unready.get(real, "")
+
+    def is_refused(self, path: str) -> bool:
+        """Return whether a database cannot be replicated beside the others, whatever it holds."""
+        real = Path(os.path.realpath(path))
+        return str(real) in self._intake.problems and not self._intake.knows(real)
+
+    def _tell_applied(self) -> None:
+        """Tell who asked for a configuration that it is reached."""
+        leaving, waiting = self._intake.dismissed, []
+        for going, done in self._applied:
+            if leaving.isdisjoint(going):
+                done()
+            else:
+                waiting.append((going, done))
+        self._applied = waiting
+
     def _reload(self) -> None:
-        config, self._next_config = self._next_config, None
-        if config is None:
+        told = []
+        while self._orders:
+            config, done = self._orders.popleft()
+            told.append(done)
+        if not told:
             return
         self._config = self._intake.config = config
         self._reconfigured = True
         self._scanned.clear()
         self._take(self._look_around())
+        self._applied += [(self._intake.dismissed, done) for done in told]
         extra = {"op": "reload", "count": len(self._store.tenants())}
         _log.info("configuration read again", extra=extra)

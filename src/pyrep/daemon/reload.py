@@ -16,6 +16,7 @@ _FREE = frozenset(  # what a running daemon can change; all else it was built wi
         "dbs",
         "source",
         "warnings",
+        "inherited",
         "reconcile_interval",
         "shutdown_sync_timeout",
         "shutdown_sync_interval",

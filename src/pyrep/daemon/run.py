@@ -49,6 +49,8 @@ _SETTLE_SECONDS = 2.0  # a database made a moment before the stop is taken along
 _SETTLE_ONCE_SECONDS = 40.0
 _log = logging.getLogger(__name__)
 
+Attend = Callable[[Store, Lookout], None]
+
 
 def run(
     config: Config,
@@ -58,7 +60,7 @@ def run(
     restore_missing: bool = False,
     events: Events | None = None,
     clock: Clock | None = None,
-    attend: Callable[[Store], None] | None = None,
+    attend: Attend | None = None,
     load: Load | None = None,
 ) -> None:
     """Replicate what a configuration says until SIGINT, SIGTERM or the end of the command.
@@ -99,7 +101,7 @@ class _Daemon:
         catalog: Catalog,
         events: Events,
         clock: Clock,
-        attend: Callable[[Store], None] | None,
+        attend: Attend | None,
         load: Load | None,
     ) -> None:
         self._attend = attend
@@ -146,7 +148,7 @@ class _Daemon:
                 if not once:
                     child = self._child(exec_command)
                     if self._attend is not None:
-                        self._attend(store)
+                        self._attend(store, lookout)
                     self._serve(store, lookout, child)
             finally:
                 if child is not None:

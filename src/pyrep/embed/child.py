@@ -7,20 +7,25 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from pyrep import daemon, log
 from pyrep.clock import SystemClock
-from pyrep.config.load import load, loads
+from pyrep.config.build import without_entry
+from pyrep.config.load import add_entry, load, loads
 from pyrep.config.model import Config
 from pyrep.daemon.events import Event, Events
+from pyrep.daemon.lookout import Lookout
 from pyrep.embed.wire import Message, Wire, from_error
-from pyrep.errors import NotDurableError, PyrepError
+from pyrep.errors import ConfigError, NotDurableError, PyrepError
 from pyrep.ids import TXID
 from pyrep.schedule.scheduler import Scheduler
 from pyrep.store import Store
 from pyrep.store.waiting import Waiter
 
 __all__ = ["main"]
+
+_LOOK_SECONDS = 0.05
 
 
 class _Wait:
@@ -29,11 +34,15 @@ class _Wait:
     def __init__(
         self,
         store: Store,
+        lookout: Lookout,
         names: Iterable[str],
         timeout: float,
         answer: Callable[[_Wait, Message], None],
+        later: Callable[[_Wait, str], None],
     ) -> None:
         self._store = store
+        self._lookout = lookout
+        self._later = later
         self._timeout = timeout
         self._answer = answer
         self._waiters: dict[str, Waiter] = {}
@@ -46,8 +55,17 @@ class _Wait:
     def begin(self) -> None:
         """Ask the store for each tenant."""
         for name in self._names:
-            self._waiters[name] = self._store.wait(name, self._teller(name))
+            self.ask(name)
         self._look()  # for nothing at all
+
+    def ask(self, name: str) -> None:
+        """Ask the store for one; a database that it is about to take in is asked for later."""
+        if self._over:
+            return
+        if self._store.lookup(name) is None and self._lookout.awaits(name):
+            self._later(self, name)
+        else:
+            self._waiters[name] = self._store.wait(name, self._teller(name))
 
     def _teller(self, name: str) -> Callable[[TXID, PyrepError | None], None]:
         def tell(txid: TXID, error: PyrepError | None) -> None:
@@ -78,13 +96,13 @@ class _Wait:
                 return
             self._over = True
             late = [n for n in self._names if n not in self._txids and n not in self._errors]
-        for waiter in self._waiters.values():
+        for waiter in list(self._waiters.values()):
             waiter.over = True
         first = next(iter(self._errors.values()), None) or self._late(late[0])
         self._answer(self, {"error": from_error(first)})
 
     def _late(self, name: str) -> PyrepError:
-        why = self._store.trouble(name)
+        why = self._store.trouble(name) or self._lookout.reason(name)
         return NotDurableError(
             f"{name}: not durable within {self._timeout:g} s{': ' if why else ''}{why}",
             hint="Nothing is lost: what was committed is uploaded as soon as that is possible.",
@@ -98,28 +116,89 @@ class _Server:
         self._wire = wire
         self._requests = requests
         self._events = events
-        self._timer: Scheduler[_Wait] = Scheduler(_Wait.expire, SystemClock())
+        self._timer: Scheduler[tuple[_Wait, str]] = Scheduler(_fire, SystemClock())
+        self._lock = threading.Lock()
+        self._config = Config()  # guarded by _lock
 
-    def attend(self, store: Store) -> None:
+    def configure(self, order: Message) -> Config:
+        """Return the configuration to begin with."""
+        with self._lock:
+            self._config = _config(order)
+            return self._config
+
+    def attend(self, store: Store, lookout: Lookout) -> None:
         """Begin to answer: everything is watched."""
         self._timer.start()
-        thread = threading.Thread(target=self._read, args=(store,), name="pyrep-embed", daemon=True)
+        thread = threading.Thread(
+            target=self._read, args=(store, lookout), name="pyrep-embed", daemon=True
+        )
         thread.start()
         self._wire.send({"ready": len(store.tenants())})
 
-    def _read(self, store: Store) -> None:
+    def _read(self, store: Store, lookout: Lookout) -> None:
         for request in self._requests:
-            self._take(store, request)
+            if request["op"] == "wait":
+                self._wait(request, store, lookout)
+            else:
+                self._edit(request, lookout)
         self._events.put(Event.STOP)
 
-    def _take(self, store: Store, request: Message) -> None:
+    def _wait(self, request: Message, store: Store, lookout: Lookout) -> None:
         def answer(wait: _Wait, content: Message) -> None:
-            self._timer.cancel(wait)
-            self._wire.send({"id": request["id"], **content})
+            self._timer.cancel((wait, ""))
+            self._answer(request, content)
 
-        wait = _Wait(store, request["tenants"], request["timeout"], answer)
-        self._timer.schedule(wait, request["timeout"])
+        def later(wait: _Wait, name: str) -> None:
+            self._timer.schedule((wait, name), _LOOK_SECONDS)
+
+        names, timeout = request["tenants"], request["timeout"]
+        wait = _Wait(store, lookout, names, timeout, answer, later)
+        self._timer.schedule((wait, ""), timeout)
         wait.begin()
+
+    def _edit(self, request: Message, lookout: Lookout) -> None:
+        """Add an entry to the configuration, or take one out; answer when that is done."""
+
+        def done() -> None:
+            name = entry.get("path", "")
+            if entry and lookout.is_refused(name):
+                why = lookout.reason(name)
+                self._reconfigure(lookout, lambda config: without_entry(config, Path(name)))
+                self._answer(request, {"error": from_error(ConfigError(why))})
+            else:
+                self._answer(request, {})
+
+        def edited(config: Config) -> Config:
+            if entry:
+                return add_entry(config, json.dumps(entry))
+            return without_entry(config, Path(request["remove"]))
+
+        entry = request.get("add", {})
+        try:
+            self._reconfigure(lookout, edited, done)
+        except ConfigError as error:
+            self._answer(request, {"error": from_error(error)})
+
+    def _reconfigure(
+        self,
+        lookout: Lookout,
+        edit: Callable[[Config], Config],
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
+        with self._lock:
+            self._config = edit(self._config)
+            lookout.reconfigure(self._config, done)
+
+    def _answer(self, request: Message, content: Message) -> None:
+        self._wire.send({"id": request["id"], **content})
+
+
+def _fire(key: tuple[_Wait, str]) -> None:
+    wait, name = key
+    if name:
+        wait.ask(name)
+    else:
+        wait.expire()
 
 
 def _config(order: Message) -> Config:
@@ -137,7 +216,7 @@ def main(descriptor: int) -> int:
         order = next(messages, None)
         if order is None:
             return 0
-        config = _config(order)
+        config = server.configure(order)
         log.setup(config.logging)
         daemon.run(config, events=events, attend=server.attend)
     except PyrepError as error:

@@ -59,12 +59,20 @@ def start_directory(
 
     ``replica`` is a URL, or a mapping with the keys of a replica.
     """
-    where = dict(replica) if isinstance(replica, Mapping) else {"url": replica}
-    entry = {"dir": os.path.abspath(os.fspath(directory)), "pattern": pattern, "recursive": True}
-    settings: dict[str, Any] = {"dbs": [{**entry, "replica": where}]}
+    settings: dict[str, Any] = {"dbs": [_directory_entry(directory, replica, pattern)]}
     if state_dir is not None:
         settings["state-dir"] = os.path.abspath(os.fspath(state_dir))
     return start(settings, timeout=timeout)
+
+
+def _entry(database: StrPath, replica: str | Mapping[str, Any]) -> Message:
+    where = dict(replica) if isinstance(replica, Mapping) else {"url": replica}
+    return {"path": os.path.abspath(os.fspath(database)), "replica": where}
+
+
+def _directory_entry(directory: StrPath, replica: str | Mapping[str, Any], pattern: str) -> Message:
+    entry = _entry(directory, replica)
+    return {"dir": entry.pop("path"), "pattern": pattern, "recursive": True, **entry}
 
 
 class _Call:
@@ -166,8 +174,57 @@ class Replicator:
         """
         names = [os.fspath(tenant) for tenant in tenants]
         paths = [os.path.abspath(name) for name in names]
-        answer = self._ask({"op": "wait", "tenants": paths, "timeout": timeout}, timeout)
+        request = {"op": "wait", "tenants": paths, "timeout": timeout}
+        silent = NotDurableError(f"the replication (pid {self.pid}) does not answer")
+        answer = self._ask(request, timeout + _GRACE_SECONDS, silent)
         return {name: TXID(answer["txids"][path]) for name, path in zip(names, paths, strict=True)}
+
+    def add(
+        self, database: StrPath, replica: str | Mapping[str, Any], timeout: float = 30.0
+    ) -> None:
+        """Replicate one more database; return once it is, or is waited for if it is not there.
+
+        ``replica`` is a URL, or a mapping with the keys of a replica.
+
+        :raises ConfigError: something is wrong, or it cannot be replicated beside the others;
+            then everything is as before
+        :raises PyrepError: not within ``timeout`` seconds
+        :raises ReplicationEndedError: the child has ended
+        """
+        self._edit({"add": _entry(database, replica)}, database, timeout)
+
+    def add_directory(
+        self,
+        directory: StrPath,
+        replica: str | Mapping[str, Any],
+        *,
+        pattern: str = "*.db",
+        timeout: float = 30.0,
+    ) -> None:
+        """Replicate every database below one more directory whose name matches.
+
+        The arguments are those of ``start_directory``; it raises what ``add`` raises.
+        """
+        self._edit({"add": _directory_entry(directory, replica, pattern)}, directory, timeout)
+
+    def remove(self, path: StrPath, timeout: float = 60.0) -> None:
+        """Replicate a database or directory no longer that was added or configured.
+
+        Returns when what had been committed is stored, as far as that is possible within
+        ``shutdown-sync-timeout``, and the databases are closed.  Their replicas stay.
+
+        :raises ConfigError: it was neither added nor configured by that path
+        :raises PyrepError: not within ``timeout`` seconds
+        :raises ReplicationEndedError: the child has ended
+        """
+        self._edit({"remove": os.path.abspath(os.fspath(path))}, path, timeout)
+
+    def _edit(self, change: Message, path: StrPath, timeout: float) -> None:
+        late = PyrepError(
+            f"{os.fspath(path)}: the change was not complete within {timeout:g} s",
+            hint="It goes on; what keeps it is in the log.",
+        )
+        self._ask({"op": "edit", **change}, timeout, late)
 
     def close(self, timeout: float | None = None) -> None:
         """Sync and upload what is left as a stopped daemon does, and end the child.
@@ -194,7 +251,7 @@ class Replicator:
 
     # --- asking -----------------------------------------------------------------------------------
 
-    def _ask(self, request: Message, timeout: float) -> Message:
+    def _ask(self, request: Message, timeout: float, late: PyrepError) -> Message:
         self._check_owner()
         number, call = next(self._numbers), _Call()
         with self._lock:
@@ -202,12 +259,12 @@ class Replicator:
             self._calls[number] = call
         try:
             self._wire.send({**request, "id": number})
-            answered = call.answered.wait(timeout + _GRACE_SECONDS)
+            answered = call.answered.wait(timeout)
         finally:
             with self._lock:
                 self._calls.pop(number, None)
         if not answered:
-            raise NotDurableError(f"the replication (pid {self.pid}) does not answer")
+            raise late
         if "error" in call.answer:
             raise to_error(call.answer["error"])
         return call.answer

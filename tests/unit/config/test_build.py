@@ -544,7 +544,7 @@ def test_there_are_at_most_eight_levels() -> None:
 
 def test_every_field_of_the_model_can_be_set() -> None:
     plain = {field.name.replace("_", "-") for field in fields(Config)}
-    assert plain - set(GLOBAL_KEYS) == {"source", "warnings"}
+    assert plain - set(GLOBAL_KEYS) == {"source", "warnings", "inherited"}
     replica = {field.name.replace("_", "-") for field in fields(ReplicaConfig)}
     assert replica - set(REPLICA_KEYS) == {"options"}
 
