@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import random
 import threading
-import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fixtures.certificates import make_certificates
-from fixtures.fault_proxy import Fault, TCPProxy
-from fixtures.ltxbytes import build_ltx
+from fixtures.clients import FILE, HEAD, Calling, client_of, put, refused
+from fixtures.fault_proxy import TCPProxy
 from fixtures.nats_server import NATSServer, nats_server, place_of
 from pyrep.errors import (
     LTXNotFoundError,
@@ -27,25 +24,9 @@ from pyrep.errors import (
     ReplicaPermanentError,
     ReplicaTemporaryError,
 )
-from pyrep.ids import TXID
-from pyrep.ltxfile import FileInfo
-from pyrep.storage import registry
-from pyrep.storage.base import ReplicaClient
 from pyrep.storage.registry import ReplicaSpec, connect
-from pyrep.storage.retry import RetryPolicy
 
 pytestmark = pytest.mark.nats
-
-ONCE = RetryPolicy(attempts=1)
-PATIENT = RetryPolicy(attempts=40, base=0.02, cap=0.2)
-HEAD = build_ltx(1, 1, timestamp_ms=1_700_000_000_123)
-FILE = "0000000000000001-0000000000000001.ltx"
-
-
-@contextmanager
-def client_of(spec: ReplicaSpec, policy: RetryPolicy = ONCE) -> Iterator[ReplicaClient]:
-    with closing(connect(spec, policy=policy)) as client:
-        yield client
 
 
 @pytest.fixture
@@ -53,11 +34,6 @@ def bucket(nats: NATSServer) -> Iterator[str]:
     name = nats.make_bucket()
     yield name
     nats.remove_bucket(name)
-
-
-def put(client: ReplicaClient, txid: int = 1, data: bytes = b"", **more: bool) -> FileInfo:
-    source = io.BytesIO(data or build_ltx(txid, txid))
-    return client.write_ltx(0, TXID(txid), TXID(txid), source, **more)
 
 
 def messages(server: NATSServer, bucket: str) -> int:
@@ -116,15 +92,12 @@ def test_nothing_is_left_of_what_was_deleted_or_replaced(nats: NATSServer, bucke
 
 
 def test_a_failing_source_leaves_no_bytes(nats: NATSServer, bucket: str) -> None:
-    class Failing(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            if self.tell() > 2 << 20:
-                raise OSError("the source's disk")
-            return super().read(size)
+    def fail() -> None:
+        raise OSError("the source's disk")
 
     with client_of(nats.spec(bucket, "t")) as client:
         with pytest.raises(OSError, match="the source's disk"):
-            client.write_ltx(0, TXID(1), TXID(1), Failing(HEAD + bytes(4 << 20)))
+            put(client, data=Calling(HEAD + bytes(4 << 20), 2 << 20, fail))
         assert messages(nats, bucket) == 0
 
 
@@ -185,49 +158,7 @@ def test_a_file_deleted_while_it_is_read_is_not_found(nats: NATSServer, bucket: 
                 stream.read()
 
 
-def test_memory_does_not_grow_with_the_file(nats: NATSServer, bucket: str) -> None:
-    size = 32 << 20
-
-    class Large(io.RawIOBase):
-        left = size
-
-        def readable(self) -> bool:
-            return True
-
-        def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-            count = min(len(buffer), self.left)
-            buffer[:count] = bytes(count)
-            if self.left == size:
-                buffer[: len(HEAD)] = HEAD
-            self.left -= count
-            return count
-
-    with client_of(nats.spec(bucket, "t")) as client:
-        put(client, 2)  # what is loaded only once is not counted
-        tracemalloc.start()
-        try:
-            source = io.BufferedReader(Large())
-            info = client.write_ltx(9, TXID(1), TXID(1), source)  # type: ignore[arg-type]
-            with client.open_ltx(info) as stream:
-                total = sum(len(piece) for piece in iter(lambda: stream.read(1 << 20), b""))
-            with client.open_ltx(info, size - 100, 100) as stream:
-                assert len(stream.read()) == 100
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-    assert total == size
-    assert peak < 16 << 20
-
-
 # --- who we are -----------------------------------------------------------------------------------
-
-
-def refused(spec: ReplicaSpec, message: str) -> ReplicaPermanentError:
-    with client_of(spec) as client, pytest.raises(ReplicaPermanentError, match=message) as caught:
-        put(client)
-    assert "SECRET" not in str(caught.value) + caught.value.hint
-    assert FILE in str(caught.value)
-    return caught.value
 
 
 def test_wrong_credentials_are_permanent_errors(nats: NATSServer, bucket: str) -> None:
@@ -310,72 +241,6 @@ def test_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
 # --- connections ----------------------------------------------------------------------------------
 
 
-def work(client: ReplicaClient, number: int) -> None:
-    """Store, list, read and delete some files; the client's patience covers what happens."""
-    for step in range(3):
-        txid = number * 10 + step + 1
-        data = build_ltx(txid, txid) + random.Random(txid).randbytes(300_000)
-        try:
-            info = put(client, txid, data, create_only=True)
-        except ReplicaExistsError:  # ours: the answer was lost
-            info = FileInfo(0, TXID(txid), TXID(txid))
-        with client.open_ltx(info) as stream:
-            assert stream.read() == data
-        with client.open_ltx(info, 170_000, 50_000) as stream:
-            assert stream.read() == data[170_000:220_000]
-        assert txid in [one.min_txid for one in client.list_ltx(0)]
-    client.delete_ltx([FileInfo(0, TXID(number * 10 + 1), TXID(number * 10 + 1))])
-
-
-def everybody_works(client: ReplicaClient, threads: int = 4) -> None:
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda number: work(client, number), range(threads)))
-    found = [int(info.min_txid) for info in client.list_ltx(0)]
-    assert found == [number * 10 + step for number in range(threads) for step in (2, 3)]
-
-
-def test_slow_and_cut_connections(nats: NATSServer, bucket: str) -> None:
-    def plan(number: int) -> Fault | None:
-        if number >= 6:
-            return Fault(pace=5e6) if number == 6 else None
-        after = 100_000 * number
-        return Fault(cut_up=after) if number % 2 else Fault(cut_down=after, reset=False)
-
-    with TCPProxy(nats.port, plan) as proxy:
-        spec = nats.spec(bucket, "t", port=proxy.port, reconnect_wait=0)
-        with client_of(spec, PATIENT) as client:
-            everybody_works(client)
-        assert proxy.accepted > 3
-
-
-def test_a_server_that_is_away_while_an_upload_is_in_flight(tmp_path: Path) -> None:
-    with nats_server(tmp_path) as server:
-        bucket = server.make_bucket()
-
-        class Interrupted(io.BytesIO):
-            turns = 0
-
-            def read(self, size: int | None = -1) -> bytes:
-                if self.tell() > 2 << 20 and self.turns < 1:
-                    self.turns += 1
-                    server.stop()
-                    back.start()
-                return super().read(size)
-
-        back = threading.Timer(0.3, server.start)
-        with client_of(server.spec(bucket, "t", reconnect_wait=0), PATIENT) as client:
-            source = Interrupted(HEAD + bytes(6 << 20))
-            info = client.write_ltx(0, TXID(1), TXID(1), source, create_only=True)
-            back.join()
-            assert source.turns == 1
-            assert client.open_ltx(info).read() == source.getvalue()
-            with client.open_ltx(info) as stream:
-                start = stream.read(1000)
-                server.stop()
-                server.start()
-                assert start + stream.read() == source.getvalue()
-
-
 def test_a_server_that_is_down_is_a_temporary_error(nats: NATSServer, bucket: str) -> None:
     with TCPProxy(nats.port) as proxy:
         spec = nats.spec(bucket, "t", port=proxy.port, timeout=1)
@@ -394,15 +259,12 @@ def test_a_server_that_is_down_is_a_temporary_error(nats: NATSServer, bucket: st
         list(client.list_ltx(0))
 
 
-def test_tenants_share_one_connection_and_one_thread(nats: NATSServer, bucket: str) -> None:
-    with TCPProxy(nats.port) as proxy:
-        clients = [connect(nats.spec(bucket, f"t{n}", port=proxy.port)) for n in range(20)]
-        before = threading.active_count()
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(put, clients))
-        assert proxy.accepted == 1
-        assert [t.name for t in threading.enumerate()].count("nats") == 1
-        for client in clients:
-            client.close()
-        assert threading.active_count() <= before
-    assert len(registry._sessions) == 0
+def test_tenants_share_one_thread(nats: NATSServer, bucket: str) -> None:
+    before = threading.active_count()
+    clients = [connect(nats.spec(bucket, f"t{n}")) for n in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, clients))
+    assert [t.name for t in threading.enumerate()].count("nats") == 1
+    for client in clients:
+        client.close()
+    assert threading.active_count() <= before

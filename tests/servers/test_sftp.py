@@ -9,18 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import tracemalloc
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from fixtures import effort
+from fixtures.clients import HEAD, PATIENT, Calling, client_of, everybody_works, put, refused
 from fixtures.fakeclock import FakeClock
-from fixtures.fault_proxy import Fault, TCPProxy, seeded
+from fixtures.fault_proxy import Fault, TCPProxy
 from fixtures.ltxbytes import build_ltx
 from fixtures.sshd import SFTPServer, sshd
 from pyrep.errors import (
@@ -32,16 +29,10 @@ from pyrep.errors import (
 )
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
-from pyrep.storage import registry, sftp_session
-from pyrep.storage.base import ReplicaClient
-from pyrep.storage.registry import ReplicaSpec, connect
-from pyrep.storage.retry import RetryPolicy
+from pyrep.storage import sftp_session
+from pyrep.storage.registry import connect
 
 pytestmark = pytest.mark.sftp
-
-ONCE = RetryPolicy(attempts=1)
-PATIENT = RetryPolicy(attempts=30, base=0.02, cap=0.2)
-HEAD = build_ltx(1, 1, timestamp_ms=1_700_000_000_123)
 
 
 @pytest.fixture(autouse=True)
@@ -52,17 +43,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     return folder
-
-
-@contextmanager
-def client_of(spec: ReplicaSpec, policy: RetryPolicy = ONCE) -> Iterator[ReplicaClient]:
-    with closing(connect(spec, policy=policy)) as client:
-        yield client
-
-
-def put(client: ReplicaClient, txid: int = 1, data: bytes = b"", **more: bool) -> FileInfo:
-    source = io.BytesIO(data or build_ltx(txid, txid))
-    return client.write_ltx(0, TXID(txid), TXID(txid), source, **more)
 
 
 # --- the server's key -----------------------------------------------------------------------------
@@ -115,14 +95,6 @@ def test_a_key_of_another_type_is_asked_for(
 
 
 # --- logins ---------------------------------------------------------------------------------------
-
-
-def refused(spec: ReplicaSpec, message: str) -> ReplicaPermanentError:
-    with client_of(spec) as client, pytest.raises(ReplicaPermanentError, match=message) as caught:
-        put(client)
-    assert "SECRET" not in str(caught.value) + caught.value.hint
-    assert "0000000000000001-0000000000000001.ltx" in str(caught.value)
-    return caught.value
 
 
 def test_wrong_credentials_are_permanent_errors(sftp_server: SFTPServer, tmp_path: Path) -> None:
@@ -204,22 +176,17 @@ def test_an_upload_that_is_cut_leaves_no_name_and_is_tidied_up(
     sftp_server: SFTPServer, tmp_path: Path
 ) -> None:
     root = tmp_path / "r"
-    with TCPProxy(sftp_server.port) as proxy:
-
-        class Cutting(io.BytesIO):
-            def read(self, size: int | None = -1) -> bytes:
-                if self.tell() > 2 << 20:
-                    proxy.cut()
-                return super().read(size)
-
-        with client_of(sftp_server.spec(str(root), port=proxy.port)) as client:
-            data = HEAD + bytes(4 << 20)
-            with pytest.raises(ReplicaTemporaryError, match=r"0001\.ltx: cannot write"):
-                client.write_ltx(0, TXID(1), TXID(1), Cutting(data), create_only=True)
-            assert list(client.list_ltx(0)) == []
-            assert [name[:7] for name in os.listdir(root / "ltx/0")] == [".pyrep-"]
-            info = put(client, data=data, create_only=True)
-            assert os.listdir(root / "ltx/0") == [info.name]
+    data = HEAD + bytes(4 << 20)
+    with (
+        TCPProxy(sftp_server.port) as proxy,
+        client_of(sftp_server.spec(str(root), port=proxy.port)) as client,
+    ):
+        with pytest.raises(ReplicaTemporaryError, match=r"0001\.ltx: cannot write"):
+            put(client, data=Calling(data, 2 << 20, proxy.cut), create_only=True)
+        assert list(client.list_ltx(0)) == []
+        assert [name[:7] for name in os.listdir(root / "ltx/0")] == [".pyrep-"]
+        info = put(client, data=data, create_only=True)
+        assert os.listdir(root / "ltx/0") == [info.name]
 
 
 def test_what_a_dead_writer_left_is_removed_after_a_day(
@@ -288,71 +255,7 @@ def test_writes_one_by_one_and_replacing_without_the_extension(
         assert client.open_ltx(info).read() == data[1]
 
 
-def test_memory_does_not_grow_with_the_file(sftp_server: SFTPServer, tmp_path: Path) -> None:
-    size = 24 << 20
-
-    class Large(io.RawIOBase):
-        left = size
-
-        def readable(self) -> bool:
-            return True
-
-        def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-            count = min(len(buffer), self.left)
-            buffer[:count] = bytes(count)
-            if self.left == size:
-                buffer[: len(HEAD)] = HEAD
-            self.left -= count
-            return count
-
-    with client_of(sftp_server.spec(str(tmp_path / "r"))) as client:
-        put(client, 2)  # what is loaded only once is not counted
-        tracemalloc.start()
-        try:
-            source = io.BufferedReader(Large())
-            info = client.write_ltx(9, TXID(1), TXID(1), source)  # type: ignore[arg-type]
-            with client.open_ltx(info) as stream:
-                total = sum(len(piece) for piece in iter(lambda: stream.read(1 << 20), b""))
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-    assert total == size
-    assert peak < 8 << 20
-
-
 # --- connections ----------------------------------------------------------------------------------
-
-
-def work(client: ReplicaClient, number: int) -> None:
-    """Store, list, read and delete some files; the client's patience covers what happens."""
-    for step in range(3):
-        txid = number * 10 + step + 1
-        data = build_ltx(txid, txid) + random.Random(txid).randbytes(150_000)
-        try:
-            info = put(client, txid, data, create_only=True)
-        except ReplicaExistsError:  # ours: the answer was lost
-            info = FileInfo(0, TXID(txid), TXID(txid))
-        with client.open_ltx(info) as stream:
-            assert stream.read() == data
-        with client.open_ltx(info, 70_000, 50_000) as stream:
-            assert stream.read() == data[70_000:120_000]
-        assert txid in [one.min_txid for one in client.list_ltx(0, exact_times=True)]
-    client.delete_ltx([FileInfo(0, TXID(number * 10 + 1), TXID(number * 10 + 1))])
-
-
-def everybody_works(client: ReplicaClient, threads: int = 4) -> None:
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda number: work(client, number), range(threads)))
-    found = [int(info.min_txid) for info in client.list_ltx(0)]
-    assert found == [number * 10 + step for number in range(threads) for step in (2, 3)]
-
-
-def test_slow_and_cut_connections(sftp_server: SFTPServer, tmp_path: Path) -> None:
-    plan = seeded(11, cuts=0.6, slow=0.2, most=400_000)
-    with TCPProxy(sftp_server.port, plan) as proxy:
-        with client_of(sftp_server.spec(str(tmp_path / "r"), port=proxy.port), PATIENT) as client:
-            everybody_works(client)
-        assert proxy.accepted > 3
 
 
 def test_every_cut_of_a_short_life_is_survived(sftp_server: SFTPServer, tmp_path: Path) -> None:
@@ -369,35 +272,6 @@ def test_every_cut_of_a_short_life_is_survived(sftp_server: SFTPServer, tmp_path
                     assert client.open_ltx(info).read() == build_ltx(1, 1)
                     client.delete_ltx([info])
                     assert list(client.list_ltx(0)) == []
-
-
-def test_a_server_that_is_away_while_an_upload_is_in_flight(tmp_path: Path) -> None:
-    folder = tmp_path / "sshd"
-    folder.mkdir()
-    with sshd(folder) as server:
-
-        class Interrupted(io.BytesIO):
-            turns = 0
-
-            def read(self, size: int | None = -1) -> bytes:
-                if self.tell() > 2 << 20 and self.turns < 1:
-                    self.turns += 1
-                    server.stop()
-                    back.start()
-                return super().read(size)
-
-        back = threading.Timer(0.5, server.start)
-        with client_of(server.spec("r"), PATIENT) as client:
-            source = Interrupted(HEAD + bytes(6 << 20))
-            info = client.write_ltx(0, TXID(1), TXID(1), source, create_only=True)
-            back.join()
-            assert source.turns == 1
-            assert client.open_ltx(info).read() == source.getvalue()
-            with client.open_ltx(info) as stream:
-                start = stream.read(1000)
-                server.stop()
-                server.start()
-                assert start + stream.read() == source.getvalue()
 
 
 def test_a_server_that_is_down_is_a_temporary_error(sftp_server: SFTPServer) -> None:
@@ -450,16 +324,4 @@ def test_a_server_that_grants_one_channel_serves_all_threads(tmp_path: Path) -> 
     folder = tmp_path / "sshd"
     folder.mkdir()
     with sshd(folder, sessions=1) as server, client_of(server.spec("r"), PATIENT) as client:
-        everybody_works(client, 8)
-
-
-def test_tenants_share_one_connection(sftp_server: SFTPServer, tmp_path: Path) -> None:
-    with TCPProxy(sftp_server.port) as proxy:
-        specs = [sftp_server.spec(f"{tmp_path}/{n}", port=proxy.port) for n in range(20)]
-        clients = [connect(spec) for spec in specs]
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(put, clients))
-        assert proxy.accepted == 1
-        for client in clients:
-            client.close()
-    assert len(registry._sessions) == 0
+        everybody_works(client, threads=8, size=150_000)
