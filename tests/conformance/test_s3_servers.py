@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from fixtures.clients import Calling
 from fixtures.ltxbytes import build_ltx
 from fixtures.servers import S3Server
 from pyrep.errors import ReplicaExistsError
@@ -24,15 +25,6 @@ pytestmark = pytest.mark.s3
 KEY = "t/db/0009/0000000000000001-0000000000000003.ltx"
 HEAD = build_ltx(1, 3, timestamp_ms=1_700_000_000_123)
 LARGE = HEAD + random.Random(8).randbytes((11 << 20) - len(HEAD))
-
-
-class Failing(io.BytesIO):
-    """Fail when most of it was read."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        if self.tell() > 10 << 20:
-            raise OSError("the source's disk")
-        return super().read(size)
 
 
 @contextmanager
@@ -67,9 +59,12 @@ def large_files_go_up_in_parts(server: S3Server) -> None:
 
 
 def a_failing_source_leaves_no_parts(server: S3Server) -> None:
+    def fail() -> None:
+        raise OSError("the source's disk")
+
     with replica(server) as (client, bucket):
         with pytest.raises(OSError, match="the source's disk"):
-            put(client, Failing(LARGE))
+            put(client, Calling(LARGE, 10 << 20, fail))
         assert not server.boto.list_multipart_uploads(Bucket=bucket).get("Uploads")
         assert server.objects(bucket) == {}
 
