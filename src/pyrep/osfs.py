@@ -27,6 +27,7 @@ __all__ = [
     "pwrite_all",
 ]
 __all__ += [
+    "check_written",
     "chmod",
     "chown",
     "disarm",
@@ -35,6 +36,7 @@ __all__ += [
     "remove_tree",
     "replace",
     "rmdir",
+    "sync_file_system",
     "truncate",
 ]
 __all__ += ["link_fd", "start_writeback", "unlink", "utime_ns", "write_all"]
@@ -159,16 +161,19 @@ def pwrite_all(op: str, fd: int, data: bytes | bytearray | memoryview, offset: i
         _die()
 
 
-def _load_sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Return the call of the C library, None where it has none."""
-    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
+def _load(name: str, *types: type) -> Callable[..., int] | None:
+    """Return a call of the C library, None where it has none."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), name, None)
     if call is not None:
-        call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+        call.argtypes = types
     return call
 
 
-_SYNC_FILE_RANGE_WRITE = 2
-_sync_file_range = _load_sync_file_range()
+_SYNC_FILE_RANGE_WAIT_BEFORE, _SYNC_FILE_RANGE_WRITE = 1, 2
+_sync_file_range = _load(
+    "sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
+)
+_syncfs = _load("syncfs", ctypes.c_int)
 
 
 def start_writeback(fd: int, offset: int, size: int) -> None:
@@ -184,6 +189,31 @@ def start_writeback(fd: int, offset: int, size: int) -> None:
 def fsync(op: str, fd: int) -> None:
     """Make the content of a file durable."""
     _call(op, lambda: os.fsync(fd))
+
+
+def sync_file_system(op: str, fd: int) -> None:
+    """Make everything durable that is on the file system of an open file, names too.
+
+    An error of one file may have been told to another process before: see
+    :func:`check_written`.
+    """
+    _call(op, lambda: _succeed(_syncfs, fd))
+
+
+def check_written(op: str, fd: int) -> None:
+    """Raise ``OSError`` if the kernel could not write something of an open file to its device.
+
+    Waits for what is on its way; what was not begun is not written.
+    """
+    _call(op, lambda: _succeed(_sync_file_range, fd, 0, 0, _SYNC_FILE_RANGE_WAIT_BEFORE))
+
+
+def _succeed(call: Callable[..., int] | None, *arguments: int) -> None:
+    code = errno.ENOSYS if call is None else 0
+    if call is not None and call(*arguments):
+        code = ctypes.get_errno()
+    if code:
+        raise OSError(code, os.strerror(code))
 
 
 def fsync_dir(op: str, path: StrPath) -> None:

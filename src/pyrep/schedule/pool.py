@@ -1,4 +1,4 @@
-"""A fixed number of threads that work through keys."""
+"""A bounded number of threads that work through keys."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ __all__ = ["Pool"]
 
 K = TypeVar("K", bound=Hashable)
 _JOIN_SECONDS = 60.0
+_SPARE_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -22,6 +23,9 @@ class Pool(Generic[K]):
     A key never runs twice at once: submitted while it waits it is there already, submitted
     while it runs it runs once more afterwards.  An exception of ``work`` goes to
     ``failed(key, error)`` on the same thread.
+
+    While keys wait it has up to ``most`` threads; those above ``size`` end when they have had
+    nothing to do for ``spare_seconds``.
     """
 
     def __init__(
@@ -30,9 +34,14 @@ class Pool(Generic[K]):
         size: int,
         work: Callable[[K], None],
         failed: Callable[[K, Exception], None],
+        *,
+        most: int = 0,
+        spare_seconds: float = _SPARE_SECONDS,
     ) -> None:
         self.name = name
         self.size = size
+        self.most = max(size, most)
+        self._spare_seconds = spare_seconds
         self._work = work
         self._failed = failed
         self._lock = threading.Lock()
@@ -42,17 +51,33 @@ class Pool(Generic[K]):
         self._queued: set[K] = set()
         self._running: set[K] = set()
         self._again: set[K] = set()
+        self._idle = 0
         self._closed = False
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[int, threading.Thread] = {}  # by number
 
     def start(self) -> None:
         """Start the threads; they are daemons, so that a hanging call cannot hold the exit."""
-        for number in range(self.size):
-            thread = threading.Thread(
-                target=self._run, name=f"pyrep-{self.name}-{number}", daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
+        with self._lock:
+            for number in range(self.size):
+                self._start_thread(number)
+
+    def _start_thread(self, number: int) -> None:
+        thread = threading.Thread(
+            target=self._run, args=(number,), name=f"pyrep-{self.name}-{number}", daemon=True
+        )
+        self._threads[number] = thread
+        thread.start()
+
+    def _start_spare(self) -> None:
+        """Start a thread more if keys wait that none of those there will take; under the lock."""
+        if not 0 < len(self._threads) < self.most or len(self._waiting) <= self._idle:
+            return
+        number = next(n for n in range(self.most) if n not in self._threads)
+        try:
+            self._start_thread(number)
+        except RuntimeError as error:  # the system has no more: those that are there go on
+            del self._threads[number]
+            _log.debug("no thread more", extra={"op": self.name, "error": str(error)})
 
     def submit(self, key: K) -> bool:
         """Let a key run as soon as a thread is free; return False if the pool is closed."""
@@ -62,10 +87,14 @@ class Pool(Generic[K]):
             if key in self._running:
                 self._again.add(key)
             elif key not in self._queued:
-                self._queued.add(key)
-                self._waiting.append(key)
-                self._work_waits.notify()
+                self._enqueue(key)
             return True
+
+    def _enqueue(self, key: K) -> None:
+        self._queued.add(key)
+        self._waiting.append(key)
+        self._work_waits.notify()
+        self._start_spare()
 
     @property
     def backlog(self) -> int:
@@ -88,16 +117,24 @@ class Pool(Generic[K]):
             self._again.clear()
             self._work_waits.notify_all()
         deadline = time.monotonic() + timeout
-        for thread in self._threads:
+        with self._lock:
+            threads = list(self._threads.values())
+        for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         with self._lock:
             return list(self._running)
 
-    def _take(self) -> K | None:
+    def _take(self, number: int) -> K | None:
+        """Wait for a key; None: the thread is to end."""
+        patience = None if number < self.size else self._spare_seconds
         with self._lock:
-            while not self._waiting and not self._closed:
-                self._work_waits.wait()
-            if self._closed:
+            told = True
+            self._idle += 1
+            while told and not self._waiting and not self._closed:
+                told = self._work_waits.wait(patience)
+            self._idle -= 1
+            if self._closed or not self._waiting:
+                self._threads.pop(number)
                 return None
             key = self._waiting.popleft()
             self._queued.discard(key)
@@ -109,13 +146,11 @@ class Pool(Generic[K]):
             self._running.discard(key)
             if key in self._again:
                 self._again.discard(key)
-                self._queued.add(key)
-                self._waiting.append(key)
-                self._work_waits.notify()
+                self._enqueue(key)
             self._work_ended.notify_all()
 
-    def _run(self) -> None:
-        while (key := self._take()) is not None:
+    def _run(self, number: int) -> None:
+        while (key := self._take(number)) is not None:
             try:
                 self._run_one(key)
             finally:

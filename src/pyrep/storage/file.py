@@ -25,18 +25,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pyrep import osfs
-from pyrep.errors import (
-    LTXCorruptError,
-    LTXNotFoundError,
-    ReplicaExistsError,
-    ReplicaPermanentError,
-    ReplicaTemporaryError,
-)
+from pyrep.errors import ReplicaExistsError, ReplicaPermanentError, ReplicaTemporaryError
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo, parse_name
 from pyrep.storage.base import NO_TXID, Below, Capabilities
 from pyrep.storage.checks import IncomingFile, check_file, check_level, check_range
 from pyrep.storage.file_link import link_file, linkable, seal
+from pyrep.storage.file_read import RangeReader, open_regular
+from pyrep.storage.file_sync import shared_sync
 from pyrep.storage.layout import LEVELS, LTX_DIR, level_path
 from pyrep.storage.oserrors import os_errors
 from pyrep.storage.search import look_plain
@@ -119,7 +115,7 @@ class FileReplicaClient:
         check_file(self._root, info.level, info.min_txid, info.max_txid)
         path = os.path.join(self._level_dir(info.level), info.name)
         with os_errors("open", path):
-            fd = _open_regular(path, info)
+            fd = open_regular(path, info)
         try:
             with os_errors("open", path):
                 total = os.fstat(fd).st_size
@@ -128,7 +124,7 @@ class FileReplicaClient:
         except BaseException:
             os.close(fd)
             raise
-        return io.BufferedReader(_RangeReader(fd, path, info, length), _READ_BUFFER)
+        return io.BufferedReader(RangeReader(fd, path, info, length), _READ_BUFFER)
 
     def write_ltx(
         self,
@@ -157,7 +153,7 @@ class FileReplicaClient:
         try:
             self._fill(fd, target, incoming)
             with os_errors("publish", target):
-                self._publish(folder, temp, target, create_only)
+                self._publish(fd, temp, target, create_only)
         except BaseException:
             # The first error is the one to tell; what is left is removed by a later write.
             with contextlib.suppress(OSError):
@@ -274,7 +270,7 @@ class FileReplicaClient:
         # After a failed sync nothing is linked any more: the next one would say yes to pages that
         # the first one lost, while a copy is read from memory and written anew.
         self._links = seal(source, self._mode, file.timestamp_ms)
-        with os_errors("publish", target), self._claiming(folder, target):
+        with os_errors("publish", target), self._claiming(source.fileno(), folder, target):
             return self._links and link_file(source, target)
 
     def _open_temp(self, level: int, folder: str) -> tuple[str, int]:
@@ -308,27 +304,28 @@ class FileReplicaClient:
                 osfs.chmod("file.chmod", fd, self._mode)
             self._give(fd)
             osfs.utime_ns("file.utime", fd, incoming.timestamp_ms * 1_000_000)
-            osfs.fsync("file.fsync", fd)
+            shared_sync(fd).sync(fd, lambda: osfs.fsync("file.fsync", fd))
 
-    def _publish(self, folder: str, temp: str, target: str, create_only: bool) -> None:
+    def _publish(self, fd: int, temp: str, target: str, create_only: bool) -> None:
+        folder = os.path.dirname(target)
         if not create_only:
             osfs.replace("file.replace", temp, target)
-            self._sync_names(folder)
+            self._sync_names(fd, folder)
             return
-        with self._claiming(folder, target):
+        with self._claiming(fd, folder, target):
             self._link(folder, temp, target)
 
     @contextlib.contextmanager
-    def _claiming(self, folder: str, target: str) -> Iterator[None]:
+    def _claiming(self, fd: int, folder: str, target: str) -> Iterator[None]:
         """Make the name durable that the block publishes."""
         try:
             yield
         except FileExistsError as error:
             # It may be our own file from before a failed sync of the directory, and the caller
             # will take it for stored once the content is compared: then its name must last.
-            self._sync_names(folder)
+            self._sync_names(fd, folder)
             raise ReplicaExistsError(f"{target}: the file is already there") from error
-        self._sync_names(folder)
+        self._sync_names(fd, folder)
 
     def _link(self, folder: str, temp: str, target: str) -> None:
         """Publish under a free name; raise ``FileExistsError`` if it is taken."""
@@ -360,8 +357,22 @@ class FileReplicaClient:
         finally:
             os.close(fd)
 
-    def _sync_names(self, folder: str) -> None:
-        """Make the names in ``folder`` durable, and the directories above that are new."""
+    def _sync_names(self, fd: int, folder: str) -> None:
+        """Make the names in ``folder`` durable, and the directories above that are new.
+
+        ``fd`` is a file that has a name there.
+        """
+        new = self._unsynced
+        device = os.fstat(fd).st_dev
+        if any(os.stat(path).st_dev != device for path in new):
+            self._fsync_names(folder)
+            return
+        shared_sync(fd).sync(fd, lambda: self._fsync_names(folder))
+        if new:
+            with self._lock:
+                self._unsynced -= new
+
+    def _fsync_names(self, folder: str) -> None:
         osfs.fsync_dir("file.fsync_dir", folder)
         if not self._unsynced:
             return
@@ -372,66 +383,6 @@ class FileReplicaClient:
                 with contextlib.suppress(PermissionError):
                     osfs.fsync_dir("file.fsync_dir", path)
             self._unsynced = frozenset()
-
-
-class _RangeReader(io.RawIOBase):
-    """Read a promised number of bytes from a descriptor that it owns."""
-
-    def __init__(self, fd: int, path: str, info: FileInfo, length: int) -> None:
-        super().__init__()
-        self._fd = fd
-        self._path = path
-        self._info = info
-        self._left = length
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        view = memoryview(buffer).cast("B")[: self._left]
-        if not view:
-            return 0
-        with os_errors("read", self._path):
-            count = os.readv(self._fd, [view])
-        if not count:
-            raise _ltx_error(
-                LTXCorruptError, f"file ended {self._left} bytes early", self._path, self._info
-            )
-        self._left -= count
-        return count
-
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._fd)
-        super().close()
-
-
-def _ltx_error(
-    kind: type[LTXCorruptError | LTXNotFoundError], message: str, path: str, info: FileInfo
-) -> LTXCorruptError | LTXNotFoundError:
-    return kind(
-        message,
-        op="read",
-        path=path,
-        level=info.level,
-        min_txid=info.min_txid,
-        max_txid=info.max_txid,
-    )
-
-
-def _open_regular(path: str, info: FileInfo) -> int:
-    """Open for reading; a link, pipe or directory under an LTX name is foreign, so not found."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        fd = os.open(path, flags)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ELOOP):
-            raise
-        raise _ltx_error(LTXNotFoundError, "no such ltx file", path, info) from error
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    raise _ltx_error(LTXNotFoundError, "not a regular file, so no ltx file", path, info)
 
 
 def _names(folder: str) -> list[str]:

@@ -16,6 +16,7 @@ import stat
 from typing import BinaryIO
 
 from pyrep import osfs
+from pyrep.storage.file_sync import shared_sync
 
 __all__ = ["StableFile", "link_file", "linkable", "seal"]
 
@@ -62,7 +63,7 @@ def seal(source: BinaryIO, mode: int, timestamp_ms: int) -> bool:
     try:
         osfs.chmod("file.chmod", fd, mode)
         osfs.utime_ns("file.utime", fd, timestamp_ms * 1_000_000)
-        osfs.fsync("file.fsync", fd)
+        shared_sync(fd).sync(fd, lambda: osfs.fsync("file.fsync", fd))
     except OSError as error:
         name = os.readlink(f"/proc/self/fd/{fd}")
         _log.warning("staged files are copied from now on: path=%s error=%s", name, error)

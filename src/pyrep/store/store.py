@@ -38,6 +38,7 @@ from pyrep.watch.polling import PollingWatcher
 __all__ = ["Store"]
 
 UPLOAD_THREADS = 8
+_MOST_UPLOAD_THREADS = 32  # as many connections as a storage over HTTP keeps
 _MAX_SYNC_THREADS = 8
 _WATCH_RETRY_SECONDS = 1.0
 _JOIN_SECONDS = 5.0
@@ -89,7 +90,9 @@ class Store:
         syncs = SyncWork(shared, self.watcher.add, self._departures)
         uploads = UploadWork(shared, self._departures)
         self._syncs = Pool(SYNC, threads, syncs.run, syncs.failed)
-        self._uploads = Pool(UPLOAD, UPLOAD_THREADS, uploads.run, uploads.failed)
+        self._uploads = Pool(
+            UPLOAD, UPLOAD_THREADS, uploads.run, uploads.failed, most=_MOST_UPLOAD_THREADS
+        )
         streams = StreamWork(shared)
         self._streams = Pool(STREAM, STREAM_THREADS, streams.run, streams.failed)
         shared.pools = {SYNC: self._syncs, UPLOAD: self._uploads, STREAM: self._streams}

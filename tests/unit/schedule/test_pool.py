@@ -1,4 +1,4 @@
-"""A fixed number of threads, each key once at a time, no error lost."""
+"""A bounded number of threads, each key once at a time, no error lost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,9 @@ def start() -> Iterator[Start]:
             *,
             size: int = 2,
             failed: Callable[[str, Exception], None] = lambda key, error: None,
+            **options: Any,
         ) -> Pool[str]:
-            pool = Pool("test", size, work, failed)
+            pool = Pool("test", size, work, failed, **options)
             stack.callback(pool.close, 10.0)
             pool.start()
             return pool
@@ -159,3 +161,55 @@ def test_finish_runs_everything_first() -> None:
         pool.submit(str(number))
     pool.finish()
     assert len(seen) == 50
+
+
+def _threads() -> int:
+    return sum(t.name.startswith("pyrep-test-") for t in threading.enumerate())
+
+
+def test_it_has_more_threads_while_keys_wait(start: Start) -> None:
+    go, began = threading.Event(), threading.Semaphore(0)
+    done: set[str] = set()
+
+    def work(key: str) -> None:
+        began.release()
+        assert go.wait(30.0)
+        done.add(key)
+
+    pool = start(work, size=2, most=5, spare_seconds=0.05)
+    for number in range(9):
+        pool.submit(str(number))
+    for _ in range(5):
+        assert began.acquire(timeout=30.0)
+    assert _threads() == 5
+    assert not began.acquire(blocking=False)
+    go.set()
+    wait_until(lambda: len(done) == 9, "all keys done")
+    wait_until(lambda: _threads() == 2, "the threads that are not needed ended")
+    pool.submit("later")
+    wait_until(lambda: "later" in done, "it goes on")
+
+
+def test_it_needs_no_more_threads_for_one_key_after_the_other(start: Start) -> None:
+    done: set[str] = set()
+    pool = start(done.add, size=1, most=5, spare_seconds=30.0)
+    for number in range(20):
+        pool.submit(str(number))
+        wait_until(lambda count=number + 1: len(done) == count, "done")  # type: ignore[misc]
+        wait_until(lambda: pool._idle == 1, "its thread waits again")
+    assert _threads() == 1
+
+
+def test_threads_that_cannot_be_had_are_done_without(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: set[str] = set()
+    pool = start(done.add, size=1, most=5)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for number in range(200):
+        assert pool.submit(str(number))
+    wait_until(lambda: len(done) == 200, "all keys done")
