@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MEASURES", "Measure", "Row", "failed_rows", "read_json", "verdict", "write_json"]
+__all__ = [
+    "MEASURES",
+    "Measure",
+    "Report",
+    "Row",
+    "read_json",
+    "verdict",
+    "write_json",
+]
 
 
 @dataclass(frozen=True)
@@ -99,18 +108,44 @@ def verdict(reached: bool | None) -> str:
     return {True: "reached", False: "missed", None: "beside"}[reached]
 
 
-def failed_rows(bench: str, why: str) -> list[Row]:
-    """Return a failing row for every number that a bench should have measured."""
-    return [
-        Row(measure.what, measure.target, why, "failed", measure.id)
-        for measure in MEASURES
-        if measure.bench == bench
-    ]
+class Report:
+    """Print rows as they come; with a path they are in that file at once.
+
+    So what was measured before a benchmark broke off is not lost.
+    """
+
+    def __init__(self, path: Path | None = None, raw: dict[str, Any] | None = None) -> None:
+        self._path = path
+        self.rows: list[Row] = []
+        self.raw = {} if raw is None else raw
+
+    @staticmethod
+    def add_option(parser: argparse.ArgumentParser) -> None:
+        """Add ``--json FILE``."""
+        parser.add_argument("--json", type=Path, help="write the rows to this file, too")
+
+    def add(self, row: Row) -> None:
+        """Print a row and keep it."""
+        print(row, flush=True)
+        self.rows.append(row)
+        self._write()
+
+    def _write(self) -> None:
+        if self._path is not None:
+            write_json(self._path, self.rows, self.raw)
+
+    def finish(self) -> int:
+        """Write the file once more; return the exit code: 1 if a target was missed."""
+        self._write()
+        return int(any(row.verdict in {"missed", "failed"} for row in self.rows))
 
 
 def write_json(path: Path, rows: Sequence[Row], raw: dict[str, Any] | None = None) -> None:
-    """Write rows, and whatever else was measured, to a file."""
-    path.write_text(json.dumps({"rows": [asdict(row) for row in rows], "raw": raw or {}}, indent=1))
+    """Write rows, and whatever else was measured, to a file, which appears whole."""
+    document = {"rows": [asdict(row) for row in rows], "raw": raw or {}}
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_text(json.dumps(document, indent=1))
+    unfinished.replace(path)
 
 
 def read_json(path: Path) -> tuple[list[Row], dict[str, Any]]:

@@ -41,7 +41,7 @@ _STORE_BYTES = 16 << 30
 _SMALL = 2000  # bytes of a file, about what one small transaction makes
 _INTERVAL = "25ms"
 _ABOVE_MB = 64
-_PREPARE = Path(__file__).with_name("bench_snapshot.py")
+_CORPUS = Path(__file__).parents[1] / "corpus.py"
 _LOAD = Path(__file__).parents[1] / "load.py"
 # A process's peak memory begins with its parent's at the fork: this parent is a small one.
 _MEASURED = """
@@ -256,7 +256,7 @@ def main() -> None:
             )
         small, large = folder / "small.db", folder / "large.db"
         _small_database(small)
-        builder = [sys.executable, str(_PREPARE), "--build", str(large), "--mib", str(wanted.mib)]
+        builder = [sys.executable, str(_CORPUS), "mixed", str(large), "--mib", str(wanted.mib)]
         subprocess.run(builder, check=True)
         base = measure_large(server, "pyrep", small, folder / "small")
         runs = {tool: measure_large(server, tool, large, folder / tool) for tool in tools}

@@ -1,8 +1,8 @@
 """How fast is the native core on one core, beside what it is built on?
 
 Question: do the checksum, the encoder, the decoder, the merge and the WAL reader run at the speed
-of the processor and of liblz4?  Method: a seeded SQLite database of rows as applications
-have them (words, numbers, some random bytes), in the page cache; each row is the best and the
+of the processor and of liblz4?  Method: the database ``oltp`` of corpus.py, in the page cache (the
+other corpora beside it: what a compressor makes of them); each row is the best and the
 median of several rounds in this one process, the compared code in turn with ours, so that a
 machine that slows down slows both.  Rows of one core count processor time, those of two threads
 go by the clock.  Every result is checked before anything is timed.
@@ -34,42 +34,14 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import corpus
+from corpus import PAGE_SIZE
 from pyrep import _checksum, _ltx, _wal, ltxio
+from rows import Report, Row, verdict
 
-PAGE_SIZE = 4096
 GB = 1e9
 
 Timed = Callable[[], float]
-
-
-def corpus(path: Path, megabytes: int) -> None:
-    """Make a database of about so many megabytes, always the same."""
-    rng = random.Random(20)
-    letters = "etaoinshrdlucmfwypvbgkqjxz"
-    words = ["".join(rng.choices(letters, k=rng.randint(2, 10))) for _ in range(4000)]
-    with closing(sqlite3.connect(path)) as db:
-        db.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-        db.execute("PRAGMA synchronous = OFF")
-        db.execute(
-            "CREATE TABLE note(id INTEGER PRIMARY KEY, author TEXT, mail TEXT, body TEXT,"
-            " score REAL, token BLOB)"
-        )
-        rows = megabytes * 2600
-        db.executemany(
-            "INSERT INTO note(author, mail, body, score, token) VALUES (?, ?, ?, ?, ?)",
-            (
-                (
-                    f"{rng.choice(words)} {rng.choice(words)}",
-                    f"{rng.choice(words)}@example.com",
-                    " ".join(rng.choices(words, k=rng.randint(4, 80))),
-                    rng.random(),
-                    rng.randbytes(rng.randint(0, 48)),
-                )
-                for _ in range(rows)
-            ),
-        )
-        db.execute("CREATE INDEX note_mail ON note(mail)")
-        db.commit()
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -99,20 +71,24 @@ def rounds(count: int, *calls: Timed) -> list[list[float]]:
 
 def rate(size: int, times: list[float]) -> str:
     """Return the best and the median rate."""
-    return f"{size / min(times) / GB:6.2f} GB/s (median {size / statistics.median(times) / GB:.2f})"
+    return f"{best(size, times):.2f} GB/s (median {size / statistics.median(times) / GB:.2f})"
 
 
-def verdict(name: str, text: str, good: bool, target: str) -> bool:
-    """Print one row; return whether it reached its target."""
-    print(f"{name:<34}{text:<58}{target:<24}{'ok' if good else 'MISSED'}")
-    return good
+def best(size: int, times: list[float]) -> float:
+    """Return the best rate in GB/s."""
+    return size / min(times) / GB
+
+
+def beside(name: str, text: str) -> Row:
+    """Return a row without a target."""
+    return Row(name, "", text, verdict(None))
 
 
 # --- checksums ---------------------------------------------------------------------------------
 
 
-def bench_crc(data: bytes, count: int) -> bool:
-    """Measure CRC-64 of pages, each implementation on its own."""
+def bench_crc(report: Report, data: bytes, count: int) -> None:
+    """Measure CRC-64 of pages, each implementation on its own; the one in use has the target."""
     pages = len(data) // PAGE_SIZE
     sums: dict[str, array[int]] = {}
     chosen = _checksum.implementation()
@@ -129,13 +105,15 @@ def bench_crc(data: bytes, count: int) -> bool:
     times = dict(zip(names, rounds(count, *map(timed, names)), strict=True))
     _checksum.select(chosen)
     check(all(found == sums["table"] for found in sums.values()), "page checksums differ")
-    good = True
+    table = best(len(data), times["table"])
     for name in names:
-        best = len(data) / min(times[name]) / GB
-        target = ">= 8 GB/s" if name == "clmul" else ""
-        text = rate(len(data), times[name])
-        good &= verdict(f"CRC-64 of pages, {name}", text, name != "clmul" or best >= 8, target)
-    return good
+        text, title = rate(len(data), times[name]), f"CRC-64 of pages, {name}"
+        if name != chosen:
+            report.add(beside(title, text))
+            continue
+        found = best(len(data), times[name])
+        numbers = {"gb_per_second": found, "bare_gb_per_second": table}
+        report.add(Row(title, ">= 8 GB/s", text, verdict(found >= 8), "crc", numbers=numbers))
 
 
 # --- encode and decode -------------------------------------------------------------------------
@@ -218,7 +196,7 @@ def encode(fd: int, head: _ltx.Header, pgnos: array[int], room: bytearray) -> li
     return [memoryview(first), view[:used], memoryview(tail)]
 
 
-def bench_encode(path: Path, bare: BareLZ4, count: int) -> tuple[bytes, bool]:
+def bench_encode(report: Report, path: Path, bare: BareLZ4, count: int) -> bytes:
     """Measure encoding a snapshot; return it."""
     size = path.stat().st_size
     pages = size // PAGE_SIZE
@@ -237,11 +215,20 @@ def bench_encode(path: Path, bare: BareLZ4, count: int) -> tuple[bytes, bool]:
     finally:
         os.close(fd)
     ratio = min(theirs) / min(ours)
-    print(f"pages compress to {bare.share:.0%}")
-    verdict("bare liblz4, pages in memory", rate(size, memory), True, "")
-    verdict("bare liblz4, pages read", rate(size, theirs), True, "")
-    text = f"{rate(size, ours)} {ratio:.0%}; {min(memory) / min(ours):.0%} of memory"
-    return data, verdict("LTX encode, pages read", text, ratio >= 0.9, ">= 90 % of bare liblz4")
+    report.add(beside("bare liblz4, pages in memory", rate(size, memory)))
+    report.add(beside("bare liblz4, pages read", rate(size, theirs)))
+    text = (
+        f"{rate(size, ours)}, {ratio:.0%} of bare liblz4, {min(memory) / min(ours):.0%} of memory, "
+        f"pages compress to {bare.share:.0%}"
+    )
+    numbers = {"gb_per_second": best(size, ours), "bare_gb_per_second": best(size, theirs)}
+    target = ">= 90 % of bare liblz4"
+    report.add(
+        Row(
+            "LTX encode, pages read", target, text, verdict(ratio >= 0.9), "encode", numbers=numbers
+        )
+    )
+    return data
 
 
 def decoded(data: bytes) -> bytes:
@@ -249,16 +236,44 @@ def decoded(data: bytes) -> bytes:
     return b"".join(page for _, page in ltxio.pages(io.BytesIO(data)))
 
 
-def bench_decode(data: bytes, size: int, bare: BareLZ4, count: int) -> bool:
+def bench_decode(report: Report, data: bytes, size: int, bare: BareLZ4, count: int) -> None:
     """Measure decoding with all checks."""
 
     def ours() -> float:
         return seconds(lambda: ltxio.verify(io.BytesIO(data)))
 
     mine, theirs = rounds(count, ours, bare.decompress)
-    verdict("bare liblz4, decompress", rate(size, theirs), True, "")
-    best = size / min(mine) / GB
-    return verdict("LTX decode and verify", rate(size, mine), best >= 2, ">= 2 GB/s")
+    report.add(beside("bare liblz4, decompress", rate(size, theirs)))
+    found = best(size, mine)
+    numbers = {"gb_per_second": found, "bare_gb_per_second": best(size, theirs)}
+    title, text = "LTX decode and verify", rate(size, mine)
+    report.add(Row(title, ">= 2 GB/s", text, verdict(found >= 2), "decode", numbers=numbers))
+
+
+def bench_other(report: Report, folder: Path, kind: str, mib: int, count: int) -> None:
+    """Show what encoding and decoding of another corpus takes."""
+    path = folder / kind
+    made = corpus.make(kind, path, mib)
+    pages = made.size // PAGE_SIZE
+    room, head = bytearray(made.size + (2 << 20)), header(pages, 1, 1)
+    pgnos = array("I", range(1, pages + 1))
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        data = b"".join(encode(fd, head, pgnos, room))
+        check(decoded(data) == path.read_bytes(), f"the encoded file of {kind} holds other pages")
+        up, down = rounds(
+            count,
+            lambda: seconds(lambda: encode(fd, head, pgnos, room)),
+            lambda: seconds(lambda: ltxio.verify(io.BytesIO(data))),
+        )
+    finally:
+        os.close(fd)
+    text = (
+        f"encode {rate(made.size, up)}, decode {rate(made.size, down)}, "
+        f"pages compress to {len(data) / made.size:.0%}"
+    )
+    report.add(beside(f"corpus {made.kind}", text))
+    path.unlink()
 
 
 # --- merge -------------------------------------------------------------------------------------
@@ -272,7 +287,7 @@ def merged(fds: list[int], sizes: list[int], room: memoryview) -> tuple[_ltx.Hea
     return merger.header, list(merger.finish())
 
 
-def bench_merge(folder: Path, path: Path, snapshot: bytes, count: int) -> bool:
+def bench_merge(report: Report, folder: Path, path: Path, snapshot: bytes, count: int) -> None:
     """Measure merging a snapshot with a file that replaces every fourth page."""
     size = path.stat().st_size
     pages = size // PAGE_SIZE
@@ -294,9 +309,18 @@ def bench_merge(folder: Path, path: Path, snapshot: bytes, count: int) -> bool:
     finally:
         for opened in fds:
             os.close(opened)
-    best = size / min(times) / GB
-    text = f"{rate(size, times)} of merged pages"
-    return verdict("merge of two files", text, best >= 1.5, ">= 1.5 GB/s")
+    found, text = best(size, times), f"{rate(size, times)} of merged pages"
+    numbers = {"gb_per_second": found}
+    report.add(
+        Row(
+            "merge of two files",
+            ">= 1.5 GB/s",
+            text,
+            verdict(found >= 1.5),
+            "merge",
+            numbers=numbers,
+        )
+    )
 
 
 def check_merge(folder: Path, fds: list[int], path: Path) -> None:
@@ -357,7 +381,7 @@ def side_by_side(work: Callable[[int], object], count: int) -> float:
     return elapsed(lambda: [thread.join() for thread in threads])
 
 
-def bench_wal(folder: Path, megabytes: int, count: int) -> bool:
+def bench_wal(report: Report, folder: Path, megabytes: int, count: int) -> None:
     """Measure the WAL reader on one thread, and on two threads with a file each.
 
     The same is done with bytes in memory, which shows whether two cores were free at all.
@@ -376,12 +400,11 @@ def bench_wal(folder: Path, megabytes: int, count: int) -> bool:
         lambda: side_by_side(lambda _: _checksum.crc64(data), 2),
     )
     control = min(control_two) / min(control_one)
-    verdict("WAL scan, one thread", rate(size, one), True, "")
+    report.add(beside("WAL scan, one thread", rate(size, one)))
     ratio = min(two) / min(one)
-    text = f"{rate(2 * size, two)} {ratio:.2f}x the time"
-    good = verdict("WAL scan, two threads, two files", text, ratio <= 1.15, "<= 1.15x")
-    print(f"  (two threads over bytes in memory take {control:.2f}x the time of one)")
-    return good
+    text = f"{rate(2 * size, two)} {ratio:.2f}x the time (bytes in memory: {control:.2f}x)"
+    title = "WAL scan, two threads, two files"
+    report.add(Row(title, "<= 1.15x", text, verdict(ratio <= 1.15)))
 
 
 def check(good: bool, problem: str) -> None:
@@ -395,21 +418,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the native core.")
     parser.add_argument("--megabytes", type=int, default=64, help="size of the database")
     parser.add_argument("--rounds", type=int, default=9, help="how often each row runs")
+    Report.add_option(parser)
     options = parser.parse_args()
+    report, count = Report(options.json), options.rounds
     with tempfile.TemporaryDirectory(prefix="pyrep-bench-") as name:
         folder = Path(name)
-        path = folder / "corpus.db"
-        corpus(path, options.megabytes)
-        data = path.read_bytes()
-        print(f"{len(data) >> 20} MiB of {PAGE_SIZE}-byte pages, best of {options.rounds} rounds")
-        good = bench_crc(data, options.rounds)
+        made = corpus.make("oltp", folder / "oltp.db", options.megabytes)
+        data = made.path.read_bytes()
+        print(f"{made}, {PAGE_SIZE}-byte pages, best of {count} rounds")
+        bench_crc(report, data, count)
         bare = BareLZ4(folder, data)
-        snapshot, fast = bench_encode(path, bare, options.rounds)
-        good &= fast
-        good &= bench_decode(snapshot, len(data), bare, options.rounds)
-        good &= bench_merge(folder, path, snapshot, options.rounds)
-        good &= bench_wal(folder, min(options.megabytes, 16), options.rounds)
-    return 0 if good else 1
+        snapshot = bench_encode(report, made.path, bare, count)
+        bench_decode(report, snapshot, len(data), bare, count)
+        bench_merge(report, folder, made.path, snapshot, count)
+        for kind in ("zeros", "random", "text", "blobs"):
+            bench_other(report, folder, kind, max(1, options.megabytes // 4), count)
+        bench_wal(report, folder, min(options.megabytes, 16), count)
+    report.raw = {"corpus": made.digest, "size": made.size, "rounds": count}
+    return report.finish()
 
 
 if __name__ == "__main__":

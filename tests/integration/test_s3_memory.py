@@ -15,7 +15,7 @@ from fixtures.sources import ROOT
 
 _MIB = 300
 _ALLOWED_KB = 64 << 10
-_BENCH = ROOT / "benchmarks" / "macro" / "bench_snapshot.py"
+_CORPUS = ROOT / "benchmarks" / "corpus.py"
 # A process's peak begins with its parent's at the fork: this parent is a small one.
 _PEAK = (
     "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); "
@@ -61,7 +61,7 @@ def test_memory_does_not_grow_with_the_database(radosgw_server: S3Server, tmp_pa
     small, large = tmp_path / "small.db", tmp_path / "large.db"
     with App(small) as app:
         app.script("create table t (a); insert into t values (randomblob(3000))")
-    command = [sys.executable, str(_BENCH), "--build", str(large), "--mib", str(_MIB)]
+    command = [sys.executable, str(_CORPUS), "mixed", str(large), "--mib", str(_MIB)]
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
     subprocess.run(command, env=environ, check=True)
     base = up_and_down(radosgw_server, tmp_path, small)
