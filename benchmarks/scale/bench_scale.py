@@ -28,29 +28,23 @@ from lags import lags
 from meters import Arrivals, Opens, cpu_share, quantile
 
 from fixtures.app import checkpointed_copy, db_digest
+from rows import Report, Row, verdict
 
 _PATIENCE_SECONDS = 120.0
 _SAMPLE = 100  # tenants of many that one commits to, now and then
 _COMMITS_PER_SECOND = 2.0
+_FEW = 10
 _BUSY = 1000
 _LITESTREAM_MOST = 3000
 _DESCRIPTORS = 20_000
 _INODES_PER_TENANT = 14
-
-
-@dataclass(frozen=True)
-class Row:
-    """Hold one line of the table; ``ok`` None: shown beside, without a target."""
-
-    name: str
-    target: str
-    measured: str
-    ok: bool | None
-
-    def __str__(self) -> str:
-        verdict = {True: "reached", False: "MISSED", None: "beside"}[self.ok]
-        target = f"   (target {self.target})" if self.target and self.ok is not None else ""
-        return f"{verdict:<8} {self.name}: {self.measured}{target}"
+# The numbers to reach that each measurement gives.
+_IDS = {
+    "idle": ("idle-1000", "idle-3000", "idle-10000"),
+    "start": ("start", "requests"),
+    "single": ("latency-10", "latency-many"),
+    "busy": ("writers",),
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +54,20 @@ class Plan:
     folder: Path
     counts: tuple[int, ...]
     seconds: float
+    quick: bool = False
+
+    @property
+    def merge_interval(self) -> str:
+        """Return after how long what was stored is merged, where it is merged once."""
+        return "1s" if self.quick else "30s"
+
+    def pause(self, seconds: float) -> None:
+        """Let things settle; hardly so where only the program itself is tried."""
+        time.sleep(seconds / 20 if self.quick else seconds)
+
+    def idle_id(self, count: int) -> str:
+        """Return which number to reach this many idle tenants are: by rank, whatever is asked."""
+        return dict(zip(sorted(self.counts), _IDS["idle"], strict=False)).get(count, "")
 
     @property
     def most(self) -> int:
@@ -78,17 +86,17 @@ def fleet_of(plan: Plan, count: int) -> Iterator[Fleet]:
 
 
 @contextmanager
-def replicating(tool: str, fleet: Fleet, *, rest: bool = False) -> Iterator[Replicator]:
+def replicating(tool: str, fleet: Fleet, *, merge_interval: str = "") -> Iterator[Replicator]:
     """Yield a running replicator that has stored every tenant once.
 
-    ``rest``: and that has nothing left to do.
+    With ``merge_interval`` it has merged that, and has nothing left to do.
     """
-    replicator = Replicator(tool, fleet, one_level=rest)
+    replicator = Replicator(tool, fleet, merge_interval=merge_interval)
     patience = 60 + fleet.count / 20
     try:
         replicator.start()
         replicator.wait_stored(patience)
-        if rest:
+        if merge_interval:
             replicator.wait_idle(2 * patience, merged=True)
         yield replicator
     finally:
@@ -101,16 +109,19 @@ def replicating(tool: str, fleet: Fleet, *, rest: bool = False) -> Iterator[Repl
 def idle(plan: Plan) -> Iterator[Row]:
     """Measure what idle tenants cost after their first backup, and after a restart."""
     for count in plan.counts:
-        with fleet_of(plan, count) as fleet, replicating("pyrep", fleet, rest=True) as pyrep:
+        with (
+            fleet_of(plan, count) as fleet,
+            replicating("pyrep", fleet, merge_interval=plan.merge_interval) as pyrep,
+        ):
             yield _idle_row(plan, pyrep, "after the first backup")
             pyrep.stop()
             pyrep.start()
             _wait_watching(pyrep)
             yield _idle_row(plan, pyrep, "after a restart")
-        if count <= _LITESTREAM_MOST:
+        if count <= (plan.counts[0] if plan.quick else _LITESTREAM_MOST):
             with (
                 fleet_of(plan, count) as fleet,
-                replicating("litestream", fleet, rest=True) as other,
+                replicating("litestream", fleet, merge_interval=plan.merge_interval) as other,
             ):
                 yield _idle_row(plan, other, "litestream")
 
@@ -119,7 +130,7 @@ def _idle_row(plan: Plan, replicator: Replicator, when: str) -> Row:
     count = replicator.fleet.count
     small = count <= 1000
     mb, descriptors, threads, cpu = (60, 100, 32, 0.2) if small else (120, 200, 32, 1.0)
-    time.sleep(5.0)  # what the first backup left to do
+    plan.pause(5.0)  # what the first backup left to do
     before = replicator.usage()
     time.sleep(plan.seconds)
     after = replicator.usage()
@@ -135,7 +146,15 @@ def _idle_row(plan: Plan, replicator: Replicator, when: str) -> Row:
         f"<= {mb} MB, {descriptors} descriptors, {threads} threads, {cpu} %",
         f"{after.mb:.0f} MB, {after.descriptors} descriptors, {after.threads} threads, "
         f"{share:.2f} %",
-        None if replicator.tool == "litestream" else reached,
+        verdict(None if replicator.tool == "litestream" else reached),
+        plan.idle_id(count),
+        replicator.tool,
+        {
+            "mb": after.mb,
+            "descriptors": after.descriptors,
+            "threads": after.threads,
+            "cpu_percent": share,
+        },
     )
 
 
@@ -148,7 +167,10 @@ def _wait_watching(pyrep: Replicator) -> None:
 def start(plan: Plan) -> Iterator[Row]:
     """Measure the start with unchanged tenants, and what it and idling touch."""
     count = plan.most
-    with fleet_of(plan, count) as fleet, replicating("pyrep", fleet, rest=True) as pyrep:
+    with (
+        fleet_of(plan, count) as fleet,
+        replicating("pyrep", fleet, merge_interval=plan.merge_interval) as pyrep,
+    ):
         pyrep.stop()
         opens, requests = Opens(), Opens()
         opens.watch(fleet.folders())
@@ -156,17 +178,20 @@ def start(plan: Plan) -> Iterator[Row]:
         began = pyrep.start()
         _wait_watching(pyrep)
         seconds = time.monotonic() - began
-        time.sleep(5.0)
+        plan.pause(5.0)
         opened, asked = opens.take(".db"), requests.take()
         yield Row(
             f"start with {count:,} unchanged tenants",
             "<= 5 s to watching, 0 requests, 0 databases opened",
             f"{seconds:.1f} s, {asked} requests, {opened} databases opened",
-            seconds <= 5 and not asked and not opened,
+            verdict(seconds <= 5 and not asked and not opened),
+            "start",
+            numbers={"seconds": seconds, "requests": asked, "opened": opened},
         )
         time.sleep(plan.seconds)
         asked = requests.take()
-        yield Row(f"requests of idle tenants in {plan.seconds:.0f} s", "0", f"{asked}", asked == 0)
+        name = f"requests of idle tenants in {plan.seconds:.0f} s"
+        yield Row(name, "0", f"{asked}", verdict(not asked), "requests", numbers={"count": asked})
         opens.close()
         requests.close()
 
@@ -182,15 +207,15 @@ def _replica_folders(replicator: Replicator) -> list[Path]:
 
 def single(plan: Plan) -> Iterator[Row]:
     """Measure the lag of one commit while all other tenants are idle."""
-    counts = {"pyrep": (10, plan.most), "litestream": (10, min(500, plan.most))}
+    counts = {"pyrep": (_FEW, plan.most), "litestream": (_FEW, min(500, plan.most))}
     for tool, numbers in counts.items():
-        for count in numbers:
+        for id, count in zip(_IDS["single"], numbers, strict=True):
             with fleet_of(plan, count) as fleet, replicating(tool, fleet) as replicator:
                 replicator.wait_idle(120 + count / 20)
-                yield _single_row(plan, replicator)
+                yield _single_row(plan, replicator, id)
 
 
-def _single_row(plan: Plan, replicator: Replicator) -> Row:
+def _single_row(plan: Plan, replicator: Replicator, id: str) -> Row:
     fleet = replicator.fleet
     chosen = random.Random(1).sample(range(fleet.count), min(_SAMPLE, fleet.count))
     flags = [f"--rate={_COMMITS_PER_SECOND}", f"--seconds={2 * plan.seconds}", "--random"]
@@ -201,13 +226,17 @@ def _single_row(plan: Plan, replicator: Replicator) -> Row:
     ):
         since = writer.go()
         report = writer.finish()
-        found, lost = _lags(arrivals, since, report["commits"])
+        found, lost = _lags(plan, arrivals, since, report["commits"])
     p50, p99 = quantile(found, 0.5), quantile(found, 0.99)
+    reached = p50 <= 0.02 and p99 <= 0.1 and not lost
     return Row(
         f"{replicator.tool}: commit to stored, one of {fleet.count:,}",
         "p50 <= 20 ms, p99 <= 100 ms",
         f"p50 {1000 * p50:.0f} ms, p99 {1000 * p99:.0f} ms, {len(found)} commits, {lost} missing",
-        None if replicator.tool == "litestream" else p50 <= 0.02 and p99 <= 0.1 and not lost,
+        verdict(None if replicator.tool == "litestream" else reached),
+        id,
+        replicator.tool,
+        {"p50_ms": 1000 * p50, "p99_ms": 1000 * p99, "missing": lost},
     )
 
 
@@ -221,11 +250,11 @@ def arriving(replicator: Replicator, names: Sequence[str]) -> Iterator[Arrivals]
         arrivals.close()
 
 
-def _lags(arrivals: Arrivals, since: float, commits: int) -> tuple[list[float], int]:
+def _lags(plan: Plan, arrivals: Arrivals, since: float, commits: int) -> tuple[list[float], int]:
     """Return the lag of each commit since then, and how many did not arrive within patience."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
-        time.sleep(3.0)
+        plan.pause(3.0)
         found = lags(dict(arrivals.times), since)
         if len(found) >= commits or time.monotonic() > deadline:
             return found, commits - len(found)
@@ -255,18 +284,18 @@ def _alone(fleet: Fleet, seconds: float) -> list[float]:
 
 def _busy_row(plan: Plan, replicator: Replicator, alone: list[float]) -> Row:
     fleet = replicator.fleet
-    flags = [f"--rate={fleet.count}", f"--seconds={plan.seconds + 10}"]
+    flags = [f"--rate={fleet.count}", f"--seconds={plan.seconds + (0 if plan.quick else 10)}"]
     with (
         arriving(replicator, fleet.names) as arrivals,
         writing(fleet, fleet.databases, *flags) as writer,
     ):
         since = writer.go()
-        time.sleep(10.0)  # until all are attached
+        plan.pause(10.0)  # until all are attached
         before = replicator.usage()
-        time.sleep(plan.seconds - 2)
+        time.sleep(0.9 * plan.seconds)
         after = replicator.usage()
         report = writer.finish()
-        found, lost = _lags(arrivals, since, report["commits"])
+        found, lost = _lags(plan, arrivals, since, report["commits"])
     share = cpu_share(before, after)
     stalls = [quantile(report["ms"], q) - quantile(alone, q) for q in (0.99, 1.0)]
     lag99, lag50 = quantile(found, 0.99), quantile(found, 0.5)
@@ -284,7 +313,18 @@ def _busy_row(plan: Plan, replicator: Replicator, alone: list[float]) -> Row:
         f"{share:.0f} %, {after.mb:.0f} MB, stall p99 {stalls[0]:.1f} ms, max {stalls[1]:.0f} ms, "
         f"lag p50 {lag50:.2f} p99 {lag99:.2f} s, {lost} of {report['commits']} missing, "
         f"application {100 * report['cpu'] / report['seconds']:.0f} %",
-        None if replicator.tool == "litestream" else reached,
+        verdict(None if replicator.tool == "litestream" else reached),
+        "writers",
+        replicator.tool,
+        {
+            "cpu_percent": share,
+            "mb": after.mb,
+            "stall_p99_ms": stalls[0],
+            "stall_max_ms": stalls[1],
+            "lag_p50_ms": 1000 * lag50,
+            "lag_p99_ms": 1000 * lag99,
+            "missing": lost,
+        },
     )
 
 
@@ -310,7 +350,7 @@ def mixed(plan: Plan) -> Iterator[Row]:
             time.sleep(seconds - 2)
             after = pyrep.usage()
             report = writer.finish()
-            found, lost = _lags(arrivals, since, report["commits"])
+            found, lost = _lags(plan, arrivals, since, report["commits"])
         left = [Path(path) for path in report["left"]]
         pyrep.stop()
         different = _different(pyrep, [*databases[:50], *left])
@@ -321,7 +361,7 @@ def mixed(plan: Plan) -> Iterator[Row]:
             f"lag p50 {lag[0]:.2f} p99 {lag[1]:.2f} max {lag[2]:.2f} s, "
             f"{cpu_share(before, after):.0f} %, {after.mb:.0f} MB, {lost} of {report['commits']} "
             f"commits missing, {different} restores differ",
-            lag[1] <= 2 and not lost and not different,
+            verdict(lag[1] <= 2 and not lost and not different),
         )
 
 
@@ -370,7 +410,7 @@ def fifty(plan: Plan) -> Iterator[Row]:
         "it runs",
         f"first backup of all {first:.0f} s, start {again:.1f} s, {after.mb:.0f} MB, "
         f"{after.descriptors} descriptors, {cpu_share(before, after):.2f} %",
-        True,
+        verdict(True),
     )
 
 
@@ -385,11 +425,16 @@ ROWS: dict[str, Callable[[Plan], Iterator[Row]]] = {
 
 
 def measured(name: str, plan: Plan) -> Iterator[Row]:
-    """Yield the rows of one measurement; a failure is a row too."""
+    """Yield the rows of one measurement; a failure is a row for each number that is missing."""
+    missing = list(_IDS.get(name, ()))
     try:
-        yield from ROWS[name](plan)
+        for row in ROWS[name](plan):
+            if row.id in missing and row.tool == "pyrep":
+                missing.remove(row.id)
+            yield row
     except (CannotRunError, OSError) as error:
-        yield Row(name, "", f"could not run: {error}", False)
+        for id in missing or [""]:
+            yield Row(name, "", f"could not run: {error}", "failed", id)
 
 
 def main() -> int:
@@ -397,19 +442,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tenants", default="1000,3000,10000", help="numbers of idle tenants")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long each row is measured")
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--rows", help=f"some of {','.join(ROWS)}")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--quick", action="store_true", help="only see whether everything works")
+    Report.add_option(parser)
     options = parser.parse_args()
     counts = tuple(int(number) for number in options.tenants.split(","))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, _DESCRIPTORS))  # for the children
-    missed = 0
+    report = Report(options.json, {"tenants": counts, "seconds": options.seconds})
+    names = options.rows or ",".join(_IDS if options.quick else ROWS)
     with tempfile.TemporaryDirectory(prefix="pyrep-scale-", dir=options.folder) as scratch:
-        plan = Plan(Path(scratch), counts, options.seconds)
-        for name in options.rows.split(","):
+        plan = Plan(Path(scratch), counts, options.seconds, options.quick)
+        for name in names.split(","):
             for row in measured(name, plan):
-                print(row, flush=True)
-                missed += row.ok is False
-    return 1 if missed else 0
+                report.add(row)
+    return report.finish()
 
 
 if __name__ == "__main__":

@@ -29,8 +29,6 @@ _KEYS = """
 l0-retention: 2h
 snapshot: {interval: 24h, retention: 720h}
 """
-# Where idle tenants are measured, what is stored is merged once, not again after minutes and hours.
-_ONE_LEVEL = "levels: [{interval: 30s}]\n"
 
 
 class CannotRunError(Exception):
@@ -72,9 +70,13 @@ def _name(number: int) -> str:
 
 
 class Replicator:
-    """Run pyrep or Litestream over a fleet; each has a replica folder of its own."""
+    """Run pyrep or Litestream over a fleet; each has a replica folder of its own.
 
-    def __init__(self, tool: str, fleet: Fleet, *, one_level: bool = False) -> None:
+    With ``merge_interval`` there is one level: what is stored is merged once, not again after
+    minutes and hours.
+    """
+
+    def __init__(self, tool: str, fleet: Fleet, *, merge_interval: str = "") -> None:
         self.tool = tool
         self.fleet = fleet
         self.replica = fleet.folder / f"replica-{tool}"
@@ -82,8 +84,9 @@ class Replicator:
         self._config = fleet.folder / f"{tool}.yml"
         self._process: subprocess.Popen[bytes] | None = None
         state = f"state-dir: {fleet.folder}/state\n" if tool == "pyrep" else ""
+        levels = f"levels: [{{interval: {merge_interval}}}]\n" if merge_interval else ""
         self._config.write_text(
-            f"{state}{_KEYS}{_ONE_LEVEL if one_level else ''}dbs:\n"
+            f"{state}{_KEYS}{levels}dbs:\n"
             f"  - dir: {fleet.data}\n    pattern: '*.db'\n    recursive: true\n"
             f"    watch: true\n    replica: {{type: file, path: {self.replica}}}\n"
         )
