@@ -24,7 +24,7 @@ FOR ?=
 export DIR REPLICA FOR
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-s3 test servers lint bench bench-scale crash fuzz soak build clean
+.PHONY: help run run-s3 test servers lint bench bench-scale bench-all crash fuzz soak build clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -52,13 +52,15 @@ lint: $(BUILT) ## style and types
 	mypy
 	cython-lint src
 
-bench: $(BUILT) ## measure, beside bare liblz4 and beside Litestream
-	@set -e; for bench in $(wildcard benchmarks/micro/bench_*.py benchmarks/macro/bench_*.py); do \
-	  echo "== $$bench"; PYTHONPATH=tests:benchmarks $(PY) $$bench; done
+bench: $(BUILT) ## measure the core and latency, beside liblz4 and Litestream; ONLY=core,snapshot,tools
+	$(PY) benchmarks/run_all.py --only $${ONLY:-core,snapshot,tools}
 
 bench-scale: $(BUILT) ## measure up to 50,000 tenants, an hour; TENANTS=100,300 SECONDS=10 ROWS=idle,busy is quicker
 	PYTHONPATH=tests:benchmarks $(PY) benchmarks/scale/bench_scale.py $${TENANTS:+--tenants $$TENANTS} \
 	  $${SECONDS:+--seconds $$SECONDS} $${ROWS:+--rows $$ROWS}
+
+bench-all: $(BUILT) ## both: every number to reach with its verdict, written to docs/benchmarks.md (OUTPUT=docs)
+	$(PY) benchmarks/run_all.py --output $${OUTPUT:-docs}
 
 crash: $(BUILT) ## kill the daemon at each named step, many times
 	PYREP_SCALE=$${PYREP_SCALE:-20} $(PY) -m pytest -m crash
