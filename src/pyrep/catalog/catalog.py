@@ -9,15 +9,16 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta
 from operator import itemgetter
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import apsw
 
-from pyrep.catalog.file import Access, open_catalog, translated
+from pyrep.catalog.file import Access, begin_anew, decoded, is_damage, open_catalog, translated
 from pyrep.catalog.rows import (
     TENANT_COLUMNS,
     Answer,
@@ -30,6 +31,7 @@ from pyrep.catalog.rows import (
     level_row,
     proof_row,
     proof_values,
+    request_row,
     storable_text,
     stored_file,
     tenant_row,
@@ -44,6 +46,9 @@ __all__ = ["Catalog"]
 _FLUSH_SECONDS = 0.2
 _RETRY_SECONDS = 5.0
 _BOOTS_KEPT = 256
+_TOMBSTONE_AGE = timedelta(days=30)
+_PRUNE_SECONDS = 3600.0
+_PRUNED_AT_ONCE = 1000
 _log = logging.getLogger(__name__)
 
 _PUT_TENANT = """
@@ -74,14 +79,30 @@ INSERT INTO proofs VALUES (?1, ?2, ?3, ?4, ?5)
 ON CONFLICT (path) DO UPDATE SET txid = iif(?3, ?2, txid), proven_ms = iif(?3, ?3, proven_ms),
     verified_ms = ?4, error = ?5
 """
+_MARK_ABSENT = """
+UPDATE tenants SET status = 'absent', pending_files = 0, pending_bytes = 0, updated_ms = ?
+WHERE status != 'absent'
+"""
+_LONG_GONE = "SELECT path FROM tenants WHERE status = 'absent' AND updated_ms < ? LIMIT ?"
+_FORGET = (
+    "DELETE FROM files WHERE tenant = ?",
+    "DELETE FROM proofs WHERE path = ?",
+    "DELETE FROM tenants WHERE path = ?",
+)
 _HAS_PROOFS = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'proofs'"
+
+Row = TypeVar("Row")
 
 
 class Catalog:
     """Read and write a catalog; safe for use by several threads.
 
     Writes that are queued become durable together, at the latest ``flush_seconds`` later once
-    ``start`` was called, or by ``flush``; reads see what was flushed.
+    ``start`` was called, or by ``flush``; reads see what was flushed.  Tenants that have been
+    absent for 30 days are forgotten meanwhile, with their files.
+
+    If the file turns out to be damaged while it is in use, the thread begins a new one and calls
+    ``on_renewed``: what was known is to be said again.
     """
 
     def __init__(
@@ -93,6 +114,11 @@ class Catalog:
         flush_seconds: float = _FLUSH_SECONDS,
     ) -> None:
         self.path = path
+        self.on_renewed: Callable[[], None] | None = None
+        self._access = access
+        self._damage: PyrepError | None = None  # what to begin anew for
+        self._boot_id = ""
+        self._prune_at = float("-inf")
         self._clock = clock or SystemClock()
         self._flush_seconds = flush_seconds
         self._queue_lock = threading.Lock()
@@ -146,9 +172,21 @@ class Catalog:
                     self._db.executemany(_PUT_TENANT, rows)
                     for sql, values in queue:
                         self._db.execute(sql, values)
-            except PyrepError:
+                    if self._clock.monotonic() >= self._prune_at:
+                        self._prune(now)
+            except PyrepError as error:
                 self._put_back(tenants, queue)
+                self._doubt(error)
                 raise
+
+    def _prune(self, now: datetime) -> None:
+        """Forget tenants that went long ago, a bounded number in one transaction."""
+        before = to_ms(now - _TOMBSTONE_AGE)
+        gone = [row for row in self._db.execute(_LONG_GONE, (before, _PRUNED_AT_ONCE))]
+        for sql in _FORGET:
+            self._db.executemany(sql, gone)
+        pause = 0.0 if len(gone) == _PRUNED_AT_ONCE else _PRUNE_SECONDS
+        self._prune_at = self._clock.monotonic() + pause
 
     def _put_back(
         self, tenants: dict[str, TenantRow], queue: deque[tuple[str, tuple[apsw.SQLiteValue, ...]]]
@@ -171,13 +209,42 @@ class Catalog:
     def _flush_quietly(self, pause: float) -> float:
         """Flush; return the seconds to gather before the next time.  A failure is said once."""
         try:
+            self._renew()
             self.flush()
         except PyrepError as error:
+            if self._damage is error:
+                self._wake.set()
+                return self._flush_seconds
             if pause == self._flush_seconds:
                 _log.error("cannot write the catalog", extra={"op": "flush", "error": str(error)})
             self._wake.set()
             return _RETRY_SECONDS
         return self._flush_seconds
+
+    # --- damage ---------------------------------------------------------------------------------
+
+    def _doubt(self, error: PyrepError) -> None:
+        """Let the thread begin a new catalog if an error shows damage."""
+        if self._access is Access.OWN and is_damage(error):
+            self._damage = error
+            self._wake.set()
+
+    def _renew(self) -> None:
+        """Begin a new catalog in the place of one that is damaged.
+
+        :raises PyrepError: that is not possible now
+        """
+        with self._db_lock:
+            damage = self._damage
+            if damage is None:
+                return
+            self._db.close()
+            self._db = begin_anew(self.path, str(damage))
+            self._damage = None
+            if self._boot_id:
+                self.mark_running(self._boot_id)
+        if self.on_renewed is not None:
+            self.on_renewed()
 
     # --- tenants and files ----------------------------------------------------------------------
 
@@ -204,7 +271,7 @@ class Catalog:
         keys = []
         for info in listing:
             keys.append(f"{info.level}{info.min_txid:016x}{info.max_txid:016x}")
-            acked_ms = min(info.timestamp_ms, now)
+            acked_ms = max(0, min(info.timestamp_ms, now))
             self._put(_LIST_FILE, *file_values(tenant, info, acked_ms))
         self._put(_UNLISTED, os.fsencode(tenant), json.dumps(keys))
 
@@ -218,17 +285,16 @@ class Catalog:
         self.flush()
 
     def mark_absent(self) -> None:
-        """Queue that no tenant is managed, until its row is saved again.
+        """Record that no tenant is managed, until its row is saved again.
 
-        Rows stay: a tenant's lineage is kept for the day it comes back.
+        Rows stay for 30 days: a tenant's lineage is kept for the day it comes back.
         """
-        self._put("UPDATE tenants SET status = 'absent', pending_files = 0, pending_bytes = 0")
+        self._put(_MARK_ABSENT, to_ms(self._clock.now()))
         self.flush()
 
     def tenants(self) -> list[TenantRow]:
         """Return all tenants' rows, by path."""
-        rows = self._all(f"SELECT {TENANT_COLUMNS} FROM tenants ORDER BY path")
-        return [tenant_row(row) for row in rows]
+        return self._all(tenant_row, f"SELECT {TENANT_COLUMNS} FROM tenants ORDER BY path")
 
     def tenant(self, path: str) -> TenantRow | None:
         """Return one tenant's row, also one that was not flushed yet, or None."""
@@ -236,23 +302,23 @@ class Catalog:
             queued = self._tenants.get(path)
         if queued is not None:
             return queued
-        rows = self._all(f"SELECT {TENANT_COLUMNS} FROM tenants WHERE path = ?", os.fsencode(path))
-        return tenant_row(rows[0]) if rows else None
+        sql = f"SELECT {TENANT_COLUMNS} FROM tenants WHERE path = ?"
+        rows = self._all(tenant_row, sql, os.fsencode(path))
+        return rows[0] if rows else None
 
     def node_ids(self) -> dict[str, int]:
         """Return the lineage of every tenant that has one."""
-        rows = self._all("SELECT path, node_id FROM tenants")
-        found = ((os.fsdecode(cast(bytes, path)), int(str(text), 16)) for path, text in rows)
+        found = self._all(_lineage, "SELECT path, node_id FROM tenants")
         return {path: node_id for path, node_id in found if node_id}
 
     def files(self, tenant: str) -> list[StoredFile]:
         """Return the acknowledged files of a tenant, by level and TXID."""
-        rows = self._all(
+        return self._all(
+            stored_file,
             "SELECT level, min_txid, max_txid, size, timestamp_ms, acked_ms FROM files"
             " WHERE tenant = ? ORDER BY level, min_txid, max_txid",
             os.fsencode(tenant),
         )
-        return [stored_file(row) for row in rows]
 
     def levels(self) -> Iterator[tuple[str, dict[int, LevelRow]]]:
         """Give, tenant by tenant, what is known of each level that has files."""
@@ -267,10 +333,10 @@ class Catalog:
 
     def proofs(self) -> dict[str, ProofRow]:
         """Return the last verification of every tenant that had one, by path."""
-        if not self._all(_HAS_PROOFS):
+        if not self._all(itemgetter(0), _HAS_PROOFS):
             return {}  # no verification was ever written here
-        rows = self._all("SELECT path, txid, proven_ms, verified_ms, error FROM proofs")
-        return {row.path: row for row in map(proof_row, rows)}
+        rows = self._all(proof_row, "SELECT path, txid, proven_ms, verified_ms, error FROM proofs")
+        return {row.path: row for row in rows}
 
     # --- boots ----------------------------------------------------------------------------------
 
@@ -280,6 +346,7 @@ class Catalog:
         The chain of trusted boots goes on if the run before stopped cleanly or was in this
         very boot; else it begins anew with this boot.
         """
+        self._boot_id = boot_id
         with self._durable() as db:
             last = list(db.execute("SELECT boot_id, clean FROM boots ORDER BY number DESC LIMIT 1"))
             if last and not last[0][1] and last[0][0] != boot_id:
@@ -301,7 +368,7 @@ class Catalog:
 
     def trusted_boots(self) -> frozenset[str]:
         """Return the boots that a clean stop ended, and the current one."""
-        return frozenset(str(row[0]) for row in self._all("SELECT boot_id FROM boots"))
+        return frozenset(map(str, self._all(itemgetter(0), "SELECT boot_id FROM boots")))
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -316,11 +383,8 @@ class Catalog:
 
     def open_requests(self) -> list[Request]:
         """Return the requests without an answer, oldest first."""
-        rows = self._all("SELECT id, verb, argument FROM requests WHERE ok IS NULL ORDER BY id")
-        return [
-            Request(cast(int, id_), str(verb), os.fsdecode(cast(bytes, argument)))
-            for id_, verb, argument in rows
-        ]
+        sql = "SELECT id, verb, argument FROM requests WHERE ok IS NULL ORDER BY id"
+        return self._all(request_row, sql)
 
     def answer_request(self, request_id: int, ok: bool, text: str) -> None:
         """Queue the answer to a request; ``text`` is an error unless ``ok``."""
@@ -330,10 +394,9 @@ class Catalog:
 
     def answer(self, request_id: int) -> Answer | None:
         """Return the answer to a request, None while there is none."""
-        rows = self._all(
-            "SELECT ok, answer FROM requests WHERE id = ? AND ok IS NOT NULL", request_id
-        )
-        return Answer(bool(rows[0][0]), str(rows[0][1])) if rows else None
+        sql = "SELECT ok, answer FROM requests WHERE id = ? AND ok IS NOT NULL"
+        rows = self._all(lambda row: Answer(bool(row[0]), str(row[1])), sql, request_id)
+        return rows[0] if rows else None
 
     def forget_requests(self, reason: str) -> None:
         """Answer every open request with an error and delete those answered before."""
@@ -349,9 +412,15 @@ class Catalog:
             self._queue.append((sql, values))
         self._wake.set()
 
-    def _all(self, sql: str, *values: apsw.SQLiteValue) -> Sequence[apsw.SQLiteValues]:
-        with self._db_lock, translated(self.path):
-            return list(self._db.execute(sql, values))
+    def _all(
+        self, decode: Callable[[apsw.SQLiteValues], Row], sql: str, *values: apsw.SQLiteValue
+    ) -> list[Row]:
+        try:
+            with self._db_lock, translated(self.path):
+                return decoded(self._db.execute(sql, values), decode)
+        except PyrepError as error:
+            self._doubt(error)
+            raise
 
     @contextlib.contextmanager
     def _durable(self) -> Iterator[apsw.Connection]:
@@ -363,3 +432,8 @@ class Catalog:
                     yield self._db
             finally:
                 self._db.execute("PRAGMA synchronous=NORMAL")
+
+
+def _lineage(row: apsw.SQLiteValues) -> tuple[str, int]:
+    path, node_id = row
+    return os.fsdecode(cast(bytes, path)), int(str(node_id), 16)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import apsw
 
 from pyrep import osfs
+from pyrep.catalog.rows import TENANT_COLUMNS, proof_row, request_row, tenant_row
 from pyrep.errors import PyrepError
 
-__all__ = ["SCHEMA_VERSION", "Access", "open_catalog", "translated"]
+__all__ = ["SCHEMA_VERSION", "Access", "begin_anew", "decoded", "is_damage", "open_catalog"]
+__all__ += ["translated"]
 
 SCHEMA_VERSION = 1
 _APPLICATION_ID = 0x50595243  # "PYRC"
@@ -56,6 +58,29 @@ CREATE TABLE IF NOT EXISTS proofs (
 """
 
 
+# What no pyrep wrote, though the pages of the file are in order: bytes were changed in place.
+_FOREIGN_FILE = """
+SELECT 1 FROM files WHERE typeof(tenant) != 'blob' OR level NOT BETWEEN 0 AND 9
+    OR typeof(level) != 'integer' OR length(min_txid) != 16 OR length(max_txid) != 16
+    OR min_txid GLOB '*[^0-9a-f]*' OR max_txid GLOB '*[^0-9a-f]*'
+    OR typeof(size) != 'integer' OR size < 0
+    OR typeof(timestamp_ms) != 'integer' OR typeof(acked_ms) != 'integer'
+    OR acked_ms NOT BETWEEN 0 AND ?1 LIMIT 1
+"""
+_FOREIGN = (
+    "SELECT 1 FROM boots WHERE clean NOT IN (0, 1) OR typeof(boot_id) != 'text' LIMIT 1",
+    "SELECT 1 FROM tenants WHERE typeof(path) != 'blob' LIMIT 1",
+)
+_END_OF_TIME_MS = 253402300799999  # of the last year that has four digits
+_DECODED: tuple[tuple[str, Callable[[apsw.SQLiteValues], object]], ...] = (
+    (f"SELECT {TENANT_COLUMNS} FROM tenants", tenant_row),
+    ("SELECT path, txid, proven_ms, verified_ms, error FROM proofs", proof_row),
+    ("SELECT id, verb, argument FROM requests", request_row),
+)
+_DAMAGE = (apsw.NotADBError, apsw.CorruptError)
+T = TypeVar("T")
+
+
 class Access(Enum):
     """Say who opens a catalog and why."""
 
@@ -74,6 +99,32 @@ def translated(path: Path) -> Iterator[None]:
             f"{path}: catalog cannot be used: {error}",
             hint="It is a cache: with the daemon stopped it may be deleted.",
         ) from error
+
+
+def is_damage(error: PyrepError) -> bool:
+    """Return whether a catalog that led to an error has to be begun anew."""
+    return isinstance(error.__cause__, _DAMAGE)
+
+
+def decoded(rows: Iterable[apsw.SQLiteValues], decode: Callable[[apsw.SQLiteValues], T]) -> list[T]:
+    """Return rows as values.
+
+    :raises apsw.CorruptError: one holds what was never written there
+    """
+    try:
+        return [decode(row) for row in rows]
+    except (ValueError, TypeError, OverflowError) as error:
+        raise apsw.CorruptError(f"it has a row that cannot be read: {error}") from error
+
+
+def begin_anew(path: Path, reason: str) -> apsw.Connection:
+    """Move a damaged catalog aside, that nobody has open here, and return an empty one."""
+    _move_aside(path)
+    _log.warning(
+        "catalog moved aside, beginning a new one",
+        extra={"op": "open", "error": reason, "path": f"{path}{_ASIDE}"},
+    )
+    return _create(path, new=True)
 
 
 def open_catalog(path: Path, access: Access) -> apsw.Connection:
@@ -137,17 +188,18 @@ def _own(path: Path) -> apsw.Connection:
     there = path.exists() and path.stat().st_size > 0
     reason = _damage(path) if there else ""
     if reason:
-        _move_aside(path)
-        _log.warning(
-            "catalog moved aside, beginning a new one",
-            extra={"op": "open", "error": reason, "path": f"{path}{_ASIDE}"},
-        )
+        return begin_anew(path, reason)
+    return _create(path, new=not there)
+
+
+def _create(path: Path, *, new: bool) -> apsw.Connection:
+    """Open a catalog that is in order, or make a new one."""
     db = _connect(path, _WRITABLE)
     try:
         with translated(path):
             db.pragma("journal_mode", "wal")
             db.pragma("synchronous", "NORMAL")
-            if reason or not there:
+            if new:
                 with db:
                     db.execute(_SCHEMA)
                     db.pragma("application_id", _APPLICATION_ID)
@@ -176,9 +228,20 @@ def _look(path: Path, db: apsw.Connection) -> str:
         if db.pragma("application_id") != _APPLICATION_ID:
             return "it is not a catalog"
         rows = [str(row[0]) for row in db.execute("PRAGMA quick_check(1)")]
-    except (apsw.NotADBError, apsw.CorruptError) as error:
+        return _find_foreign(db) if rows == ["ok"] else rows[0]
+    except _DAMAGE as error:
         return str(error)
-    return "" if rows == ["ok"] else rows[0]
+
+
+def _find_foreign(db: apsw.Connection) -> str:
+    """Return what in a file without damaged pages was not written by us, '' for nothing."""
+    db.execute(_ADDED)
+    files = list(db.execute(_FOREIGN_FILE, (_END_OF_TIME_MS,)))
+    if files or any(list(db.execute(sql)) for sql in _FOREIGN):
+        return "it has a row that is none of ours"
+    for sql, decode in _DECODED:
+        decoded(db.execute(sql), decode)
+    return ""
 
 
 def _move_aside(path: Path) -> None:

@@ -19,7 +19,7 @@ from pyrep.ltxfile import FileInfo
 
 __all__ = ["TENANT_COLUMNS", "Answer", "LevelRow", "ProofRow", "Request", "StoredFile"]
 __all__ += ["TenantRow", "file_values", "level_row", "proof_row", "proof_values"]
-__all__ += ["storable_text", "stored_file", "tenant_row", "tenant_values"]
+__all__ += ["request_row", "storable_text", "stored_file", "tenant_row", "tenant_values"]
 
 TENANT_COLUMNS = (
     "path, replica, node_id, state, status, local_txid, durable_txid, pending_files, "
@@ -181,6 +181,12 @@ def proof_row(row: apsw.SQLiteValues) -> ProofRow:
         from_ms(cast(int, verified_ms)),
         str(error),
     )
+
+
+def request_row(row: apsw.SQLiteValues) -> Request:
+    """Return a row of the table of requests as a value."""
+    number, verb, argument = row
+    return Request(cast(int, number), str(verb), os.fsdecode(cast(bytes, argument)))
 
 
 def proof_values(row: ProofRow) -> tuple[apsw.SQLiteValue, ...]:

@@ -97,6 +97,7 @@ class Store:
         self._streams = Pool(STREAM, STREAM_THREADS, streams.run, streams.failed)
         shared.pools = {SYNC: self._syncs, UPLOAD: self._uploads, STREAM: self._streams}
         self._watch_thread: threading.Thread | None = None
+        catalog.on_renewed = self._say_all_again
         if schedule is not None:
             shared.upkeep = Maintenance(schedule, catalog, clock, self, shared.limiter, random)
 
@@ -194,6 +195,12 @@ class Store:
     def listed(self, tenant: ManagedTenant, files: list[FileInfo]) -> None:
         """Record what a listing of a replica showed; to be given to each tenant."""
         self._catalog.replace_files(tenant.name, files)
+
+    def _say_all_again(self) -> None:
+        """Let a catalog that was begun anew know all tenants, and what their replicas hold."""
+        for entry in self._shared.all_entries():
+            self._shared.record(entry)
+            self.relist(entry.tenant.name)
 
     # --- waking -----------------------------------------------------------------------------------
 
