@@ -31,6 +31,7 @@ from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.registry import ReplicaSpec
 from pyrep.store import Store
+from pyrep.tenant.capture import SpoolFullError
 from pyrep.tenant.tenant import TenantStatus
 
 INTERVAL = 0.02
@@ -651,6 +652,39 @@ def test_the_drain_names_what_it_could_not_upload(make_store: MakeStore) -> None
     assert unsent.reason == "2 files not uploaded: no network"
     assert fine.stored == 1
     assert stuck.closed == 1
+
+
+class _Tight(FakeTenant):
+    """Have no room for a second staged file beside one that waits for its upload."""
+
+    def sync(self) -> bool:
+        if self.pending:
+            self.calls.append("sync")
+            raise SpoolFullError(f"{self.name}: no room")
+        return super().sync()
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_the_drain_syncs_again_when_uploads_have_made_room(
+    make_store: MakeStore, once: bool
+) -> None:
+    tenant = _Tight("/data/a.db")
+    store = make_store(tenant, watch=False)
+    tenant.commits, tenant.staged = 2, 1  # as a run leaves it that was killed
+    assert store.drain(20.0, 0.01, everything=once) == []
+    steps = [call for call in tenant.calls if call in ("sync", "upload")]
+    assert steps == ["sync", "upload", "sync", "upload"]
+    assert tenant.stored == 2
+
+
+def test_the_drain_names_what_there_was_no_room_to_stage(make_store: MakeStore) -> None:
+    tenant = FakeTenant("/data/a.db")
+    tenant.sync_error = SpoolFullError("/data/a.db: no space left to stage")
+    store = make_store(tenant, watch=False)
+    tenant.commit()
+    (unsent,) = store.drain(0.3, 0.01)
+    assert unsent.reason == "not synced: /data/a.db: no space left to stage"
+    assert len(tenant.syncs) > 1, "it is tried until the deadline"
 
 
 def test_a_drain_without_time_tries_once(make_store: MakeStore) -> None:

@@ -12,11 +12,13 @@ from pyrep.clock import Clock
 from pyrep.errors import DatabaseError, FencedError, ReplicaPermanentError
 from pyrep.schedule.pool import Pool
 from pyrep.store.entry import Entry, Final
+from pyrep.tenant.capture import SpoolFullError
 
 __all__ = ["Drain", "Unsent", "close_tenants", "is_dirty"]
 
 _SLICE_SECONDS = 0.1
 _PROGRESS_SECONDS = 5.0
+_COMING = (Final.SYNC, Final.ROOM, Final.UPLOAD)
 _log = logging.getLogger(__name__)
 
 
@@ -73,18 +75,34 @@ class Drain:
         waits = entry.tenant.pending or entry.tenant.streaming
         self._move(entry, Final.UPLOAD if waits else Final.DONE)
 
-    def sync_failed(self, entry: Entry) -> float:
-        """Note a failure; what is attached is tried again, what cannot be opened is not."""
+    def wants_upload(self, entry: Entry) -> bool:
+        """Return whether a tenant's uploads are waited for, or the word that there are none."""
+        return entry.final in (Final.ROOM, Final.UPLOAD)
+
+    def sync_failed(self, entry: Entry, error: Exception) -> float:
+        """Note a failure; what is attached is tried again, what cannot be opened is not.
+
+        What had no room in the spool is tried again when the uploads before it have made some.
+        """
         tenant = entry.tenant
-        if tenant.attached:
+        full = isinstance(error, SpoolFullError)
+        if full and tenant.pending:
+            self._move(entry, Final.ROOM)
+            return -1.0
+        if full or tenant.attached:
             return self._retry(entry, hopeless=False)
         self._move(entry, Final.UPLOAD if tenant.pending else Final.BROKEN)
         return -1.0
 
-    def uploaded(self, entry: Entry) -> None:
-        """Note that nothing waits any more."""
+    def uploaded(self, entry: Entry) -> bool:
+        """Note that nothing waits any more; return whether the tenant is to be synced again."""
+        if entry.final is Final.ROOM:
+            entry.error = ""
+            self._move(entry, Final.SYNC)
+            return True
         if entry.final is Final.UPLOAD and not entry.tenant.streaming:
             self._move(entry, Final.BROKEN if self._once and entry.error else Final.DONE)
+        return False
 
     def upload_failed(self, entry: Entry, error: Exception) -> float:
         """Note a failure of a survey or an upload."""
@@ -141,7 +159,7 @@ class Drain:
         _log.info("waiting for the last uploads", extra=extra)
 
     def _left(self) -> int:
-        return sum(entry.final in (Final.SYNC, Final.UPLOAD) for entry in self._entries)
+        return sum(entry.final in _COMING for entry in self._entries)
 
     def unsent(self) -> list[Unsent]:
         """Return the tenants whose last state was not stored, by name."""

@@ -109,6 +109,7 @@ class Final(Enum):
 
     RUNNING = "running"
     SYNC = "sync"
+    ROOM = "room"  # what is staged is uploaded, so that the last sync finds room
     UPLOAD = "upload"
     DONE = "done"
     FAILED = "failed"  # something of it is not on the replica

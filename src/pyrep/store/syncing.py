@@ -237,8 +237,10 @@ class SyncWork:
             shared.waiting.fail(name, error)
         shared.record(entry)
         if shared.drain is not None:
-            delay = shared.drain.sync_failed(entry)
-        if entry.tenant.pending and (shared.drain is not None or not entry.upload_backoff.failures):
+            delay = shared.drain.sync_failed(entry, error)
+            if entry.tenant.pending or shared.drain.wants_upload(entry):
+                shared.submit(UPLOAD, name)
+        elif entry.tenant.pending and not entry.upload_backoff.failures:
             shared.submit(UPLOAD, name)
         if delay >= 0 and not isinstance(error, FencedError):
             entry.next_sync = shared.clock.monotonic() + delay

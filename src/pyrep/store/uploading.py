@@ -47,8 +47,8 @@ class UploadWork:
         if tenant.wants_stream:
             self._shared.submit(STREAM, name)  # it may have waited for this
         self._shared.record(entry)
-        if self._shared.drain is not None:
-            self._shared.drain.uploaded(entry)
+        if self._shared.drain is not None and self._shared.drain.uploaded(entry):
+            self._shared.submit(SYNC, name)
 
     def _succeeded(self, entry: Entry, op: str) -> None:
         entry.upload_backoff = entry.upload_backoff.succeeded()
