@@ -146,6 +146,23 @@ def test_a_first_snapshot_larger_than_the_spool(
     rig.expect_equal(1, source=first)
 
 
+def test_commits_that_outgrow_the_spool_are_streamed_at_once(
+    make_rig: MakeRig, start_app: StartApp
+) -> None:
+    """No error, and no second sync: ``-once`` has only one."""
+    rig = make_rig()
+    app = start_app(rig.db)
+    app.execute("create table t (id integer primary key, a)")
+    rig.ship()
+    app.execute("begin")
+    app.execute_many("insert into t (a) values (randomblob(?))", [(4000,)] * _FEW_ROWS)
+    app.execute("commit")
+    rig.ship()
+    rig.ship()
+    assert rig.tenant.status().error == ""
+    rig.expect_equal()
+
+
 def test_a_file_that_fits_is_staged_whole(make_rig: MakeRig, start_app: StartApp) -> None:
     rig = make_rig()
     app = start_app(rig.db, busy_timeout_ms=200)

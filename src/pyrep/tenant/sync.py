@@ -80,7 +80,11 @@ class Engine(Hold):
             session.unbroken = True
             if change.kind == "none":
                 return staged
-            self._stage_range(session, change)
+            try:
+                self._stage_range(session, change)
+            except OutgrownError:
+                self.diff_cause = "what was committed does not fit into the spool"
+                continue
             staged = True
             if change.scan is None or not change.scan.limited:
                 return True
