@@ -177,6 +177,22 @@ def test_page_size_change(rig: Rig, app: App) -> None:
     rig.expect_equal()
 
 
+def test_a_snapshot_that_is_due_while_one_waits_is_that_one(rig: Rig, app: App) -> None:
+    """The one that goes before all pages has the same name; a second would lose its file."""
+    fill(app, 30)
+    rig.ship()
+    rig.tenant.park(force=True)
+    for sql in ("journal_mode=delete", "page_size=1024"):
+        app.execute(f"pragma {sql}")
+    app.execute("vacuum")
+    app.execute("pragma journal_mode=wal")
+    rig.stage()
+    assert rig.tenant.snapshot()
+    rig.upload()
+    assert [(i.level, i.max_txid) for i in rig.acknowledged] == [(0, 1), (9, 2), (0, 2)]
+    rig.expect_equal()
+
+
 def test_replica_emptied_or_cut_is_healed(rig: Rig, app: App) -> None:
     for _ in range(4):
         fill(app, 3)

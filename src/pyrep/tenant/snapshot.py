@@ -32,6 +32,8 @@ def stage_snapshot(engine: Engine) -> bool:
         return not engine.wish_stream("snapshot")
     if not reach(engine, session, source):
         return False
+    if any(i.level == SNAPSHOT_LEVEL and i.max_txid == engine.state.txid for i in engine.queue):
+        return True  # the one that goes before all pages is of this very state
     try:
         with engine.capturing(session) as capture:
             staged = capture.stage_snapshot(source, following=False)
