@@ -24,7 +24,7 @@ FOR ?=
 export DIR REPLICA FOR
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-s3 test servers lint bench bench-scale bench-all crash fuzz soak build clean
+.PHONY: help run run-s3 test servers lint bench bench-scale bench-all crash crash-steps fuzz soak build clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -62,7 +62,10 @@ bench-scale: $(BUILT) ## measure up to 50,000 tenants, an hour; TENANTS=100,300 
 bench-all: $(BUILT) ## both: every number to reach with its verdict, written to docs/benchmarks.md (OUTPUT=docs)
 	$(PY) benchmarks/run_all.py --output $${OUTPUT:-docs}
 
-crash: $(BUILT) ## kill the daemon at each named step, many times
+crash: $(BUILT) ## kill daemons at POINTS=2000 random points of SEED=1, 2 side by side (WORKERS=2), an hour; ROUND=n again
+	$(PY) tests/tools/crash.py $${POINTS:-2000} --seed $${SEED:-1} --workers $${WORKERS:-2} $${ROUND:+--round $$ROUND}
+
+crash-steps: $(BUILT) ## kill the engine at each named step, many times
 	PYREP_SCALE=$${PYREP_SCALE:-20} $(PY) -m pytest -m crash
 
 # A build with sanitizers of its own: the package is copied, the native modules are built into it.
