@@ -677,6 +677,27 @@ def test_the_drain_syncs_again_when_uploads_have_made_room(
     assert tenant.stored == 2
 
 
+def test_a_drain_that_syncs_once_does_so_again_if_room_came_meanwhile(
+    make_store: MakeStore,
+) -> None:
+    """Its last upload ended between the failure and the question whether one waits."""
+    tenant = FakeTenant("/data/a.db")
+    tenant.sync_error = SpoolFullError("/data/a.db: no room")
+    store = make_store(tenant, watch=False)
+    tenant.commit()
+    failed = tenant.sync
+
+    def sync() -> bool:
+        try:
+            return failed()
+        finally:
+            tenant.sync_error = None
+
+    tenant.sync = sync  # type: ignore[method-assign]
+    assert store.drain(20.0, 0.01, everything=True) == []
+    assert tenant.stored == 1
+
+
 def test_the_drain_names_what_there_was_no_room_to_stage(make_store: MakeStore) -> None:
     tenant = FakeTenant("/data/a.db")
     tenant.sync_error = SpoolFullError("/data/a.db: no space left to stage")

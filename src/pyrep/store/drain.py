@@ -47,6 +47,7 @@ class Drain:
         self._changed = threading.Condition()
         self._entries: list[Entry] = []
         self._said_at = 0.0
+        self._roomless: set[str] = set()  # once had no room though nothing was seen to wait
 
     def begin(self, entries: list[Entry], needed: Callable[[Entry], bool]) -> list[Entry]:
         """Expect a last sync of the tenants that need one; return those not expected before.
@@ -86,7 +87,10 @@ class Drain:
         """
         tenant = entry.tenant
         full = isinstance(error, SpoolFullError)
-        if full and tenant.pending:
+        # The last upload may have ended since, so the first of these failures proves nothing.
+        if full and (tenant.pending or tenant.name not in self._roomless):
+            if not tenant.pending:
+                self._roomless.add(tenant.name)
             self._move(entry, Final.ROOM)
             return -1.0
         if full or tenant.attached:
