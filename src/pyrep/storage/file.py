@@ -21,8 +21,8 @@ import stat
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote_from_bytes
 
 from pyrep import osfs
 from pyrep.errors import ReplicaExistsError, ReplicaPermanentError, ReplicaTemporaryError
@@ -87,7 +87,7 @@ class FileReplicaClient:
     @property
     def url(self) -> str:
         """Return the replica's place for logs and reports."""
-        return Path(self._root).as_uri()
+        return f"file://{quote_from_bytes(os.fsencode(self._root))}"
 
     def list_ltx(
         self, level: int, seek: TXID = NO_TXID, *, exact_times: bool = False

@@ -37,9 +37,10 @@ _MOST_DOUBLINGS = 7  # about an hour
 class _Round:
     """Hold those who wait to be synced together; ``together`` None: it has not begun."""
 
-    def __init__(self) -> None:
+    def __init__(self, lock: threading.Lock) -> None:
         self.members = 0
         self.together: bool | None = None
+        self.decided = threading.Condition(lock)
 
 
 class SharedSync:
@@ -55,9 +56,10 @@ class SharedSync:
         self._place = place
         self._usable = usable
         self._monotonic = monotonic
-        self._turn = threading.Condition()
-        self._running = 0  # how many are being synced; guarded by _turn, as all below
-        self._next = _Round()
+        self._lock = threading.Lock()
+        self._free = threading.Condition(self._lock)
+        self._running = 0  # how many are being synced; guarded by _lock, as all below
+        self._next = _Round(self._lock)
         self._slow = 0
         self._rests_until = 0.0
 
@@ -75,13 +77,12 @@ class SharedSync:
         try:
             alone()
         finally:
-            with self._turn:
-                self._running -= 1
-                self._turn.notify_all()
+            with self._lock:
+                self._leave(1)
 
     def _synced_together(self, fd: int) -> bool:
         """Wait for a turn; return False if the caller has to sync its own, counted as running."""
-        with self._turn:
+        with self._lock:
             if not self._running and not self._next.members:
                 self._running = 1
                 return False
@@ -89,26 +90,26 @@ class SharedSync:
             mine.members += 1
             if mine.members > 1:  # the first one leads
                 while mine.together is None:
-                    self._turn.wait()
+                    mine.decided.wait()
                 return mine.together
             while self._running:
-                self._turn.wait()
-            self._next, self._running = _Round(), mine.members
-            together = self._pays(mine.members)
-            if not together:
-                self._begin(mine, together=False)
-                return False
+                self._free.wait()
+            self._next, self._running = _Round(self._lock), mine.members
+            pays = self._pays(mine.members)
+        together = False
         try:
-            together = self._sync_all(fd)
+            together = pays and self._sync_all(fd)
         finally:
-            with self._turn:
-                self._running = 0 if together else self._running
-                self._begin(mine, together=together)
+            with self._lock:
+                mine.together = together
+                mine.decided.notify_all()
+                self._leave(mine.members if together else 0)
         return together
 
-    def _begin(self, mine: _Round, *, together: bool) -> None:
-        mine.together = together
-        self._turn.notify_all()
+    def _leave(self, members: int) -> None:
+        self._running -= members
+        if not self._running:
+            self._free.notify()
 
     def _pays(self, members: int) -> bool:
         return self._usable and members >= _FEW and self._monotonic() >= self._rests_until
