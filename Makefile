@@ -55,7 +55,7 @@ lint: $(BUILT) ## style and types
 bench: $(BUILT) ## measure the core and latency, beside liblz4 and Litestream; ONLY=core,snapshot,tools
 	$(PY) benchmarks/run_all.py --only $${ONLY:-core,snapshot,tools}
 
-bench-scale: $(BUILT) ## measure up to 50,000 tenants, an hour; TENANTS=100,300 SECONDS=10 ROWS=idle,busy is quicker
+bench-scale: $(BUILT) ## measure up to 50,000 tenants, 40 minutes; TENANTS=100,300 SECONDS=10 ROWS=idle,busy is quicker
 	PYTHONPATH=tests:benchmarks $(PY) benchmarks/scale/bench_scale.py $${TENANTS:+--tenants $$TENANTS} \
 	  $${SECONDS:+--seconds $$SECONDS} $${ROWS:+--rows $$ROWS}
 

@@ -83,11 +83,15 @@ class Replicator:
         self.log = fleet.folder / f"{tool}.log"
         self._config = fleet.folder / f"{tool}.yml"
         self._process: subprocess.Popen[bytes] | None = None
-        state = f"state-dir: {fleet.folder}/state\n" if tool == "pyrep" else ""
+        self.configure(merge_interval)
+
+    def configure(self, merge_interval: str = "") -> None:
+        """Write the configuration for the next start."""
+        state = f"state-dir: {self.fleet.folder}/state\n" if self.tool == "pyrep" else ""
         levels = f"levels: [{{interval: {merge_interval}}}]\n" if merge_interval else ""
         self._config.write_text(
             f"{state}{_KEYS}{levels}dbs:\n"
-            f"  - dir: {fleet.data}\n    pattern: '*.db'\n    recursive: true\n"
+            f"  - dir: {self.fleet.data}\n    pattern: '*.db'\n    recursive: true\n"
             f"    watch: true\n    replica: {{type: file, path: {self.replica}}}\n"
         )
 
@@ -154,6 +158,11 @@ class Replicator:
         if merged:
             count = self.fleet.count
             self.wait(lambda: self.stored(1) >= count, f"{count} tenants merged", seconds)
+
+    def wait_watching(self) -> None:
+        """Wait until every tenant was taken in."""
+        count = self.fleet.count
+        self.wait(lambda: self.text().count("replicating to") >= count, "watching", 300.0)
 
     def stop(self, seconds: float = 300.0) -> None:
         """Stop it in order."""
