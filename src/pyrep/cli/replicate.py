@@ -49,8 +49,9 @@ def command(
     one cuts that short; the exit code is then 8, and the error names what was not uploaded.
     SIGHUP reads the configuration again.
     """
-    from pyrep import daemon, log
+    from pyrep import log
     from pyrep.config.load import from_args, load
+    from pyrep.daemon.run import run
     from pyrep.storage.registry import parse_url
 
     if words and config_path:
@@ -70,7 +71,7 @@ def command(
         raise ConfigError(str(error), field="-log-level") from None
     if log_level:
         os.environ["LOG_LEVEL"] = log_level  # the child process is to log alike
-    daemon.run(
+    run(
         config,
         once=once,
         exec_command=exec_command,

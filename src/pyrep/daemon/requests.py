@@ -7,13 +7,16 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pyrep.catalog import Access, Catalog, Request
 from pyrep.clock import Clock, SystemClock
 from pyrep.config.model import Config
 from pyrep.daemon.folder import catalog_path, running_pid
 from pyrep.errors import PyrepError
-from pyrep.store import Store
+
+if TYPE_CHECKING:
+    from pyrep.store import Store
 
 __all__ = ["PARK", "RELIST", "TAKE_OVER", "request", "serve"]
 

@@ -9,13 +9,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from pyrep import daemon, log
+from pyrep import log
 from pyrep.clock import SystemClock
 from pyrep.config.build import without_entry
 from pyrep.config.load import add_entry, load, loads
 from pyrep.config.model import Config
 from pyrep.daemon.events import Event, Events
 from pyrep.daemon.lookout import Lookout
+from pyrep.daemon.run import run
 from pyrep.embed.wire import Message, Wire, from_error
 from pyrep.errors import ConfigError, NotDurableError, PyrepError
 from pyrep.ids import TXID
@@ -218,7 +219,7 @@ def main(descriptor: int) -> int:
             return 0
         config = server.configure(order)
         log.setup(config.logging)
-        daemon.run(config, events=events, attend=server.attend)
+        run(config, events=events, attend=server.attend)
     except PyrepError as error:
         wire.send({"end": from_error(error)})
         return error.exit_code
