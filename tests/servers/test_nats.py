@@ -1,4 +1,4 @@
-"""What only NATS has: descriptions with headers, subjects of tenants, credentials and TLS."""
+"""What only NATS has: descriptions with headers, subjects of tenants, one connection for all."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fixtures.certificates import make_certificates
 from fixtures.clients import FILE, HEAD, Calling, client_of, put, refused
 from fixtures.fault_proxy import TCPProxy
-from fixtures.nats_server import NATSServer, nats_server, place_of
+from fixtures.nats_server import NATSServer, place_of
 from pyrep.errors import (
     LTXNotFoundError,
-    ReplicaError,
     ReplicaExistsError,
     ReplicaPermanentError,
     ReplicaTemporaryError,
 )
-from pyrep.storage.registry import ReplicaSpec, connect
+from pyrep.storage.nats_bucket import Bucket
+from pyrep.storage.registry import connect
 
 pytestmark = pytest.mark.nats
 
@@ -89,6 +87,28 @@ def test_nothing_is_left_of_what_was_deleted_or_replaced(nats: NATSServer, bucke
         client.delete_ltx([info])
         assert messages(nats, bucket) == 0
         assert put(client, create_only=True) == info
+
+
+def test_a_file_whose_answer_was_lost_keeps_its_bytes(
+    nats: NATSServer, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe = Bucket.describe
+
+    async def lose_the_answer(*words: Any, **more: Any) -> None:
+        await describe(*words, **more)
+        raise OSError("the connection was lost")
+
+    with client_of(nats.spec(bucket, "t")) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(Bucket, "describe", lose_the_answer)
+            with pytest.raises(ReplicaTemporaryError, match="was lost"):
+                put(client, data=HEAD, create_only=True)
+        (info,) = client.list_ltx(0)
+        assert client.open_ltx(info).read() == HEAD
+        with pytest.raises(ReplicaExistsError):  # the writer compares: it is its own
+            put(client, data=HEAD, create_only=True)
+        put(client, data=HEAD)
+        assert messages(nats, bucket) == 2
 
 
 def test_a_failing_source_leaves_no_bytes(nats: NATSServer, bucket: str) -> None:
@@ -158,29 +178,6 @@ def test_a_file_deleted_while_it_is_read_is_not_found(nats: NATSServer, bucket: 
                 stream.read()
 
 
-# --- who we are -----------------------------------------------------------------------------------
-
-
-def test_wrong_credentials_are_permanent_errors(nats: NATSServer, bucket: str) -> None:
-    for keys in ({"password": "SECRET"}, {"username": None}, {"username": None, "token": "SECRET"}):
-        error = refused(nats.spec(bucket, "t", **keys), "(?i)authorization")
-        assert error.hint.startswith("Check the user and password")
-    refused(
-        nats.spec(bucket, "t", username=None, creds="/no/such/SECRET.creds"[:8]), "cannot write"
-    )
-
-
-def test_the_users_of_a_url_count(nats: NATSServer, bucket: str) -> None:
-    spec = ReplicaSpec("nats", "", f"nats://u:S3CRET@127.0.0.1:{nats.port}/{bucket}/t")
-    with client_of(spec) as client:
-        put(client)
-        assert client.url == f"nats://127.0.0.1:{nats.port}/{bucket}/t"
-    refused(
-        ReplicaSpec("nats", "", f"nats://u:SECRET@127.0.0.1:{nats.port}/{bucket}/t"),
-        "(?i)authorization",
-    )
-
-
 def test_a_missing_bucket_is_a_permanent_error(nats: NATSServer) -> None:
     error = refused(nats.spec("no-such-bucket", "t"), "stream not found")
     assert error.hint == "Create the bucket (nats object add NAME), or correct its name."
@@ -188,54 +185,6 @@ def test_a_missing_bucket_is_a_permanent_error(nats: NATSServer) -> None:
         for call in (lambda: list(client.list_ltx(0)), client.look_below):
             with pytest.raises(ReplicaPermanentError, match="stream not found"):
                 call()
-
-
-def test_a_token(tmp_path: Path) -> None:
-    extra = "authorization { token: S3CRET }"
-    with nats_server(tmp_path, extra=extra, options={"token": "S3CRET"}) as server:
-        bucket = server.make_bucket()
-        with client_of(server.spec(bucket, "t")) as client:
-            put(client)
-        with client_of(
-            ReplicaSpec("nats", "t", f"nats://S3CRET@127.0.0.1:{server.port}/{bucket}")
-        ) as client:
-            assert len(list(client.list_ltx(0))) == 1
-        refused(server.spec(bucket, "t", token="SECRET"), "(?i)authorization")
-
-
-def test_an_nkey(tmp_path: Path) -> None:
-    import nkeys
-
-    seed = nkeys.encode_seed(random.Random(7).randbytes(32), nkeys.PREFIX_BYTE_USER)
-    public = nkeys.from_seed(bytearray(seed)).public_key.decode()
-    extra = f"authorization {{ users: [ {{ nkey: {public} }} ] }}"
-    with nats_server(tmp_path, extra=extra, options={}) as server:
-        for keys in ({"seed": seed.decode()}, {"nkey": seed.decode()}):
-            refused(server.spec("b", "t", **keys), "stream not found")
-        other = nkeys.encode_seed(random.Random(8).randbytes(32), nkeys.PREFIX_BYTE_USER)
-        refused(server.spec("b", "t", seed=other.decode()), "(?i)authorization")
-
-
-def test_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
-    make_certificates(tmp_path)
-    extra = (
-        f'tls {{ cert_file: "{tmp_path}/server.pem", key_file: "{tmp_path}/server.key", '
-        f'ca_file: "{tmp_path}/ca.pem", verify: true }}'
-    )
-    keys = {
-        "root_cas": (str(tmp_path / "ca.pem"),),
-        "client_cert": str(tmp_path / "client.pem"),
-        "client_key": str(tmp_path / "client.key"),
-    }
-    with nats_server(tmp_path, extra=extra, options={}) as server:
-        refused(server.spec("b", "t", **keys), "stream not found")
-        untrusted = {key: value for key, value in keys.items() if key != "root_cas"}
-        error = refused(server.spec("b", "t", **untrusted), "(?i)certificate")
-        assert error.hint == "Trust its certificate with root-cas."
-        nobody = {"root_cas": keys["root_cas"]}
-        with client_of(server.spec("b", "t", **nobody)) as client, pytest.raises(ReplicaError):
-            list(client.list_ltx(0))
-        refused(server.spec("b", "t", root_cas=("/no/such.pem",), tls=True), "cannot be used")
 
 
 # --- connections ----------------------------------------------------------------------------------

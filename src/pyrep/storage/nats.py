@@ -21,6 +21,7 @@ from functools import partial
 from typing import BinaryIO
 
 from nats.js import JetStreamContext
+from nats.js.errors import APIError
 
 from pyrep.errors import (
     LTXNotFoundError,
@@ -138,12 +139,18 @@ class NATSReplicaClient:
         if create_only and is_there:
             raise ReplicaExistsError(f"{where}: the object is already there")
         nuid = secrets.token_hex(11)
+        last = (old.sequence if old is not None else 0) if create_only else None
         try:
             digest = self._send(where, nuid, incoming)
-            last = (old.sequence if old is not None else 0) if create_only else None
-            self._describe(info, nuid, incoming, digest, last)
         except BaseException:
             self._purge_quietly(where, nuid)
+            raise
+        try:
+            self._describe(info, nuid, incoming, digest, last)
+        except ReplicaError as error:
+            # Without an answer the file may be there: whoever sees it needs its bytes.
+            if isinstance(error.__cause__, APIError | TakenError):
+                self._purge_quietly(where, nuid)
             raise
         if old is not None and is_there:
             self._purge_quietly(where, old.nuid)

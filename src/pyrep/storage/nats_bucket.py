@@ -35,6 +35,7 @@ _PARALLEL = 32
 _SUBJECTS = 100_000
 _KNOWN_PLACES = 1 << 16  # chunks of which we remember where they are: 1 MiB for each client
 _NO_MESSAGE = 10037
+_EXPIRED = "408"
 
 
 class TakenError(Exception):
@@ -92,9 +93,13 @@ class Messages:
 
     async def fetch(self, count: int) -> list[Msg]:
         """Return the next messages, fewer only if the rest has been deleted meanwhile."""
-        count = min(count, self.left)
-        if not count:
-            return []
+        found: list[Msg] = []
+        while self.left and len(found) < count:
+            found += await self._request(min(count - len(found), self.left))
+        return found
+
+    async def _request(self, count: int) -> list[Msg]:
+        """Ask once; return what comes before the server has given all or gives up."""
         if self._js._nc.stats["reconnects"] != self._life:
             raise OSError("the connection was lost")  # a server that was away has forgotten us
         request = json.dumps({"batch": count, "expires": _EXPIRES_NS}).encode()
@@ -103,8 +108,13 @@ class Messages:
         found: list[Msg] = []
         while len(found) < count:
             message = await self._subscription.next_msg(self._js._timeout)
-            if message.headers and "Status" in message.headers:
-                self.left = 0
+            status = (message.headers or {}).get("Status")
+            if status is not None and status != _EXPIRED:
+                raise OSError(f"the server gave no messages, but status {status}")
+            if status is not None:
+                # Some were deleted, or the server was too slow: only it knows which.
+                info = await self._js.consumer_info(self._stream, self._name)
+                self.left = info.num_pending or 0
                 return found
             found.append(message)
         self.left -= count
@@ -197,7 +207,9 @@ class Bucket:
                 found += [_described(message.data, _sequence(message)) for message in batch]
         finally:
             await messages.close()
-        return [one for one in found if one is not None and not one.deleted]
+        # One that is replaced meanwhile may come twice: the last is the one that counts.
+        newest = {one.name: one for one in found if one is not None}
+        return [one for one in newest.values() if not one.deleted]
 
     async def places(self, js: JetStreamContext) -> list[str]:
         """Return the last part of every description's subject."""

@@ -14,6 +14,9 @@ from pyrep.storage.options import seconds, text, texts
 __all__ = ["NATSAccount", "NATSSettings", "nats_settings"]
 
 _DEFAULT_HOST = "127.0.0.1:4222"
+# It is part of a subject, in base64; for a line above 4096 bytes a server ends the connection, and
+# that is the one of all tenants.
+_MAX_PATH = 2800
 _BUCKET = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
@@ -69,6 +72,13 @@ def nats_settings(*, url: str | None, path: str, options: Mapping[str, object]) 
         raise ConfigError(
             "a bucket's name has letters, digits, '-' and '_' only", field="bucket", value=bucket
         )
+    path = path.strip("/")
+    if len(path.encode()) > _MAX_PATH:
+        raise ConfigError(
+            f"path of {len(path.encode())} bytes is longer than {_MAX_PATH}, which nats can take: "
+            f"{path[:40]}…",
+            hint="Use shorter names of folders and databases, or a shorter path.",
+        )
     tls = _tls(options)
     account = NATSAccount(
         servers=tuple(_server(part, tls is not None) for part in host.split(",") if part),
@@ -79,7 +89,7 @@ def nats_settings(*, url: str | None, path: str, options: Mapping[str, object]) 
         max_reconnects=_number(options, "max-reconnects", -1),
         **_credentials(options, user, password, token),
     )
-    return NATSSettings(account, bucket, path.strip("/"))
+    return NATSSettings(account, bucket, path)
 
 
 def _number(options: Mapping[str, object], key: str, default: int) -> int:

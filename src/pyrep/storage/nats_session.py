@@ -15,15 +15,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from nats.aio.client import Client, RawCredentials
+from nats.aio.client import Client
 from nats.errors import Error as NATSError
-from nats.errors import NoServersError
+from nats.errors import NoServersError, SecureConnWantedError
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
 from pyrep.errors import ConfigError, ReplicaError, ReplicaPermanentError, ReplicaTemporaryError
 from pyrep.storage.http import tls_context
 from pyrep.storage.nats_config import NATSAccount
+from pyrep.storage.nats_creds import credentials, seed_of
 from pyrep.storage.shared import Current
 
 __all__ = ["NATSSession", "translated"]
@@ -38,14 +39,9 @@ _STREAM_NOT_FOUND = 10059
 _PERMANENT = frozenset((_STREAM_NOT_FOUND, 10039, 10054, 10071, 10076))
 _FULL = frozenset((10023, 10028, 10047, 10077))
 
-_RAW_CREDENTIALS = """\
------BEGIN NATS USER JWT-----
-{jwt}
-------END NATS USER JWT------
------BEGIN USER NKEY SEED-----
-{seed}
-------END USER NKEY SEED------
-"""
+_DENIED = "permissions violation"
+_DENIED_HINT = "Allow the user all that docs/storage.md lists for nats."
+_TLS_HINT = "Give the server a certificate, or take tls, root-cas and client-cert out."
 
 
 class _ConnectError(Exception):
@@ -59,6 +55,22 @@ class _ConnectError(Exception):
 
 class _LostError(Exception):
     """Say that the connection was lost before the answer came."""
+
+
+class _Client(Client):
+    """Connect as the library does, but tell no secret to a server that takes no TLS if we want it.
+
+    The library goes on in clear text then, so whoever stands in between could ask for that.
+    """
+
+    wants_tls = False
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and self.wants_tls and not info.get("tls_required"):
+            if not info.get("tls_available"):
+                raise SecureConnWantedError  # one of the library's, so that it tries again
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
 
 
 class NATSSession:
@@ -120,9 +132,11 @@ class _Connection:
 
     def __init__(self, account: NATSAccount) -> None:
         self._account = account
-        self._context = _context(account)
-        self._client = Client()
+        self._options = _login(account)
+        self._client = _Client()
+        self._client.wants_tls = account.tls is not None
         self._error: Exception | None = None  # the last that the library told; its thread only
+        self._denial = (0.0, "")  # the last, and when it was; its thread only
         self._lost = asyncio.Event()  # set when the connection is lost; its thread only
         self._back = asyncio.Event()  # set while there is a connection; its thread only
         self._ending = asyncio.Event()
@@ -141,7 +155,13 @@ class _Connection:
     @property
     def is_closed(self) -> bool:
         """Tell whether the connection is given up; one that is being made anew is not."""
-        return self._client.is_closed
+        making = self._client._reconnection_task
+        if making is None or not making.done() or self._client.is_connected:
+            return self._client.is_closed
+        # The library's attempts end, without a word, at an error that it does not know.
+        if not making.cancelled():
+            log.debug("nats: %s", making.exception())
+        return True
 
     def run(self, work: Callable[[JetStreamContext], Awaitable[T]]) -> T:
         """Call a coroutine function on the connection's thread."""
@@ -173,18 +193,6 @@ class _Connection:
 
     async def _connect(self) -> JetStreamContext:
         account = self._account
-        options: dict[str, Any] = {"tls": self._context} if self._context else {}
-        options |= {
-            name: value
-            for name, value in {
-                "user": account.user,
-                "password": account.password,
-                "token": account.token,
-                "user_credentials": _credentials(account),
-                "nkeys_seed_str": account.seed if not account.jwt else "",
-            }.items()
-            if value
-        }
         try:
             await self._client.connect(
                 list(account.servers),
@@ -197,7 +205,7 @@ class _Connection:
                 allow_reconnect=False,
                 max_reconnect_attempts=1,
                 reconnect_time_wait=0,
-                **options,
+                **self._options,
             )
         except (NATSError, OSError, ValueError) as error:
             is_vague = isinstance(error, NoServersError) and self._error is not None
@@ -212,6 +220,8 @@ class _Connection:
 
     async def _on_error(self, error: Exception) -> None:
         self._error = error
+        if _DENIED in str(error).lower():
+            self._denial = (self._loop.time(), _reason(error))
         log.debug("nats: %s", error)
 
     async def _on_lost(self) -> None:
@@ -232,6 +242,7 @@ class _Connection:
             await asyncio.wait_for(self._back.wait(), self._account.timeout)
         except TimeoutError:
             raise _LostError(f"no connection: {_reason(self._error)}") from None
+        begun = self._loop.time()
         doing = asyncio.ensure_future(work(self._js))
         losing = asyncio.ensure_future(self._lost.wait())
         try:
@@ -239,7 +250,7 @@ class _Connection:
                 {doing, losing}, timeout=_CALL_SECONDS, return_when=asyncio.FIRST_COMPLETED
             )
             if doing.done():
-                return doing.result()
+                return self._result(doing, begun)
             raise _LostError(
                 "the connection was lost" if losing.done() else "the server does not answer"
             )
@@ -247,6 +258,16 @@ class _Connection:
             for task in (doing, losing):
                 task.cancel()
             await asyncio.gather(doing, losing, return_exceptions=True)
+
+    def _result(self, done: asyncio.Future[T], begun: float) -> T:
+        """Return what came of some work; what the user may not do has no answer of its own."""
+        try:
+            return done.result()
+        except TimeoutError as error:
+            when, denial = self._denial
+            if when < begun:
+                raise
+            raise _ConnectError(denial, permanent=True, hint=_DENIED_HINT) from error
 
 
 def _context(account: NATSAccount) -> ssl.SSLContext | None:
@@ -258,10 +279,20 @@ def _context(account: NATSAccount) -> ssl.SSLContext | None:
         raise _ConnectError(str(error), permanent=True, hint=error.hint) from error
 
 
-def _credentials(account: NATSAccount) -> str | RawCredentials:
-    if account.jwt:
-        return RawCredentials(_RAW_CREDENTIALS.format(jwt=account.jwt, seed=account.seed))
-    return account.creds
+def _login(account: NATSAccount) -> dict[str, Any]:
+    """Return the library's options for what is configured."""
+    try:
+        found = {
+            "tls": _context(account),
+            "user": account.user,
+            "password": account.password,
+            "token": account.token,
+            "user_credentials": credentials(account),
+            "nkeys_seed_str": seed_of(account),
+        }
+    except (OSError, ValueError) as error:
+        raise _connect_error(account, error) from error
+    return {name: value for name, value in found.items() if value is not None and value != ""}
 
 
 def _connect_error(account: NATSAccount, error: Exception | None) -> _ConnectError:
@@ -269,6 +300,8 @@ def _connect_error(account: NATSAccount, error: Exception | None) -> _ConnectErr
     place = ",".join(server.partition("://")[2] for server in account.servers)
     reason = _reason(error)
     message = f"no connection to {place}: {reason}"
+    if isinstance(error, SecureConnWantedError):
+        return _ConnectError(message, permanent=True, hint=_TLS_HINT)
     if isinstance(error, ssl.SSLCertVerificationError):
         return _ConnectError(message, permanent=True, hint="Trust its certificate with root-cas.")
     if "authorization" in reason or "authentication" in reason:
