@@ -33,6 +33,7 @@ _FEW_ROWS = 90  # a little more than the spool
 
 MakeRig = Callable[..., Rig]
 StartApp = Callable[..., App]
+Filled = Callable[..., tuple[Rig, App]]
 
 
 @pytest.fixture
@@ -49,6 +50,19 @@ def make_rig(tmp_path: Path) -> Iterator[MakeRig]:
     osfs.disarm()
     for rig in rigs:
         rig.close()
+
+
+@pytest.fixture
+def filled(make_rig: MakeRig, start_app: StartApp) -> Filled:
+    """Return a function that gives a rig and an application that has filled its database."""
+
+    def make(rows: int = _ROWS, **settings: object) -> tuple[Rig, App]:
+        rig = make_rig(**settings)
+        app = start_app(rig.db, busy_timeout_ms=200)
+        _fill(app, rows)
+        return rig, app
+
+    return make
 
 
 class Sending:
@@ -127,12 +141,8 @@ def _expect_moving(rig: Rig, app: App) -> None:
 
 
 @pytest.mark.parametrize("memory", [False, True], ids=["file", "memory"])
-def test_a_first_snapshot_larger_than_the_spool(
-    make_rig: MakeRig, start_app: StartApp, memory: bool
-) -> None:
-    rig = make_rig(client=MemoryReplicaClient()) if memory else make_rig()
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app)
+def test_a_first_snapshot_larger_than_the_spool(filled: Filled, memory: bool) -> None:
+    rig, app = filled(client=MemoryReplicaClient()) if memory else filled()
     assert not rig.stage()
     assert rig.tenant.wants_stream
     assert not rig.tenant.attached  # R is not held while it waits for its turn
@@ -163,20 +173,16 @@ def test_commits_that_outgrow_the_spool_are_streamed_at_once(
     rig.expect_equal()
 
 
-def test_a_file_that_fits_is_staged_whole(make_rig: MakeRig, start_app: StartApp) -> None:
-    rig = make_rig()
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app, 20)
+def test_a_file_that_fits_is_staged_whole(filled: Filled) -> None:
+    rig, _ = filled(20)
     assert rig.stage()
     assert not rig.tenant.streaming
     rig.upload()
     rig.expect_equal()
 
 
-def test_the_spool_never_holds_more_than_its_limit(make_rig: MakeRig, start_app: StartApp) -> None:
-    rig = make_rig()
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app)
+def test_the_spool_never_holds_more_than_its_limit(filled: Filled) -> None:
+    rig, _ = filled()
     seen: list[int] = []
 
     def look() -> None:
@@ -195,12 +201,8 @@ def test_the_spool_never_holds_more_than_its_limit(make_rig: MakeRig, start_app:
     rig.expect_equal()
 
 
-def test_r_may_move_once_the_last_page_is_in_the_spool(
-    make_rig: MakeRig, start_app: StartApp
-) -> None:
-    rig = make_rig()
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app, _FEW_ROWS)
+def test_r_may_move_once_the_last_page_is_in_the_spool(filled: Filled) -> None:
+    rig, app = filled(_FEW_ROWS)
     sending = _slow_first_snapshot(rig, 1000)
     first = rig.truth()
     app.execute("insert into t (a) values ('meanwhile')")
@@ -230,10 +232,8 @@ def _overflow(app: App, frames: int = 130) -> None:
         app.execute("update t set a = randomblob(4000) where id = 1")
 
 
-def test_r_is_let_go_before_the_wal_fills_the_disk(make_rig: MakeRig, start_app: StartApp) -> None:
-    rig = make_rig(truncate_page_n=100)
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app, _FEW_ROWS)
+def test_r_is_let_go_before_the_wal_fills_the_disk(filled: Filled) -> None:
+    rig, app = filled(_FEW_ROWS, truncate_page_n=100)
     app.checkpoint("truncate")
     for attempt in (1, 2, 3):
         sending = _slow_first_snapshot(rig, 120_000)
@@ -258,11 +258,9 @@ def test_r_is_let_go_before_the_wal_fills_the_disk(make_rig: MakeRig, start_app:
     rig.expect_equal()
 
 
-def test_a_hopeless_attempt_is_not_repeated_at_once(make_rig: MakeRig, start_app: StartApp) -> None:
+def test_a_hopeless_attempt_is_not_repeated_at_once(filled: Filled) -> None:
     clock = FakeClock()
-    rig = make_rig(truncate_page_n=100, clock=clock)
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app)
+    rig, app = filled(truncate_page_n=100, clock=clock)
     app.checkpoint("truncate")
     sending = _slow_first_snapshot(rig, 100_000)
     _overflow(app)
@@ -285,10 +283,8 @@ def test_a_hopeless_attempt_is_not_repeated_at_once(make_rig: MakeRig, start_app
     rig.expect_equal()
 
 
-def test_a_larger_spool_ends_it(make_rig: MakeRig, start_app: StartApp) -> None:
-    rig = make_rig(truncate_page_n=100)
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app)
+def test_a_larger_spool_ends_it(filled: Filled) -> None:
+    rig, app = filled(truncate_page_n=100)
     app.checkpoint("truncate")
     sending = _slow_first_snapshot(rig, 0)
     _overflow(app)
@@ -306,10 +302,8 @@ def test_a_larger_spool_ends_it(make_rig: MakeRig, start_app: StartApp) -> None:
 # --- a network, or a run, that breaks -------------------------------------------------------------
 
 
-def test_a_storage_that_fails_in_the_middle(make_rig: MakeRig, start_app: StartApp) -> None:
-    rig = make_rig()
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app)
+def test_a_storage_that_fails_in_the_middle(filled: Filled) -> None:
+    rig, app = filled()
     sending = _slow_first_snapshot(rig, 300_000)
     _network(rig).fail()
     assert not sending.result()
@@ -324,12 +318,8 @@ def test_a_storage_that_fails_in_the_middle(make_rig: MakeRig, start_app: StartA
     rig.expect_equal()
 
 
-def test_a_page_that_another_hand_writes_between_the_two_readings(
-    make_rig: MakeRig, start_app: StartApp
-) -> None:
-    rig = make_rig()
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app)
+def test_a_page_that_another_hand_writes_between_the_two_readings(filled: Filled) -> None:
+    rig, app = filled()
     app.checkpoint("truncate")
     sending = _slow_first_snapshot(rig, 100_000)
     _overwrite_last_page(rig.db)
@@ -349,12 +339,8 @@ def _overwrite_last_page(path: Path) -> None:
     subprocess.run([sys.executable, "-c", program, str(path)], check=True)
 
 
-def test_what_was_staged_behind_a_stream_that_failed_is_staged_again(
-    make_rig: MakeRig, start_app: StartApp
-) -> None:
-    rig = make_rig()
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app, _FEW_ROWS)
+def test_what_was_staged_behind_a_stream_that_failed_is_staged_again(filled: Filled) -> None:
+    rig, app = filled(_FEW_ROWS)
     sending = _slow_first_snapshot(rig, 1000)
     _network(rig).allow(200_000)
     wait_until(lambda: _produced(rig) and _network(rig).stuck, "the last page is in the spool")
@@ -373,12 +359,8 @@ def test_what_was_staged_behind_a_stream_that_failed_is_staged_again(
 
 
 @pytest.mark.parametrize("changed", [False, True], ids=["same", "changed"])
-def test_the_answer_to_a_stream_is_lost(
-    make_rig: MakeRig, start_app: StartApp, changed: bool
-) -> None:
-    rig = make_rig()
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app)
+def test_the_answer_to_a_stream_is_lost(filled: Filled, changed: bool) -> None:
+    rig, app = filled()
     first = checkpointed_copy(rig.db, rig.folder / "first.db")
     rig.stage()
     _network(rig).lose_answer()
@@ -397,12 +379,8 @@ def test_the_answer_to_a_stream_is_lost(
 
 @pytest.mark.parametrize("clean", [True, False], ids=["stopped", "killed"])
 @pytest.mark.parametrize("produced", [False, True], ids=["reading", "draining"])
-def test_the_run_ends_in_the_middle(
-    make_rig: MakeRig, start_app: StartApp, clean: bool, produced: bool
-) -> None:
-    rig = make_rig()
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app, _FEW_ROWS)
+def test_the_run_ends_in_the_middle(filled: Filled, clean: bool, produced: bool) -> None:
+    rig, app = filled(_FEW_ROWS)
     sending = _slow_first_snapshot(rig, 1000)
     if produced:
         _network(rig).allow(200_000)
@@ -431,12 +409,8 @@ def _lose_replica(rig: Rig) -> None:
         path.unlink()
 
 
-def test_an_emptied_replica_is_healed_by_two_streams(
-    make_rig: MakeRig, start_app: StartApp
-) -> None:
-    rig = make_rig()
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app)
+def test_an_emptied_replica_is_healed_by_two_streams(filled: Filled) -> None:
+    rig, app = filled()
     rig.ship()
     _lose_replica(rig)
     rig.restart()
@@ -454,11 +428,9 @@ def test_an_emptied_replica_is_healed_by_two_streams(
 
 @pytest.mark.parametrize("lost", [False, True], ids=["snapshot stored", "its answer lost"])
 def test_a_heal_that_breaks_between_its_files_uses_its_number_up(
-    make_rig: MakeRig, start_app: StartApp, lost: bool
+    filled: Filled, lost: bool
 ) -> None:
-    rig = make_rig()
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app)
+    rig, app = filled()
     rig.ship()
     _lose_replica(rig)
     rig.restart()
@@ -522,10 +494,8 @@ def test_without_wal_mode(make_rig: MakeRig, start_app: StartApp) -> None:
     rig.expect_equal()
 
 
-def test_a_difference_larger_than_the_spool(make_rig: MakeRig, start_app: StartApp) -> None:
-    rig = make_rig()
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app, 20)
+def test_a_difference_larger_than_the_spool(filled: Filled) -> None:
+    rig, app = filled(20)
     rig.ship()
     rig.restart()
     _fill(app, _ROWS)
@@ -539,12 +509,8 @@ def test_a_difference_larger_than_the_spool(make_rig: MakeRig, start_app: StartA
 # --- snapshots of the position --------------------------------------------------------------------
 
 
-def test_a_snapshot_larger_than_the_spool_holds_up_nothing(
-    make_rig: MakeRig, start_app: StartApp
-) -> None:
-    rig = make_rig()
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app)
+def test_a_snapshot_larger_than_the_spool_holds_up_nothing(filled: Filled) -> None:
+    rig, app = filled()
     rig.ship()
     _expect_moving(rig, app)  # the file holds all
     rig.tenant.snapshot()
@@ -572,12 +538,8 @@ def test_a_snapshot_larger_than_the_spool_holds_up_nothing(
     _expect_moving(rig, app)
 
 
-def test_a_snapshot_that_would_fill_the_disk_is_given_up(
-    make_rig: MakeRig, start_app: StartApp
-) -> None:
-    rig = make_rig(truncate_page_n=100)
-    app = start_app(rig.db, busy_timeout_ms=200)
-    _fill(app)
+def test_a_snapshot_that_would_fill_the_disk_is_given_up(filled: Filled) -> None:
+    rig, app = filled(truncate_page_n=100)
     rig.ship()
     _expect_moving(rig, app)
     assert app.checkpoint("truncate")[0] == 0
