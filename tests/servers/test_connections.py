@@ -91,9 +91,17 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in KINDS])
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in KINDS],
+)
 def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
+
+
+@pytest.fixture(scope="session")
+def server(kind: Kind, request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(kind.fixture)
 
 
 @dataclass(frozen=True)
@@ -115,8 +123,7 @@ def place_on(server: Any) -> Place:
 
 
 @pytest.fixture
-def place(kind: Kind, request: pytest.FixtureRequest) -> Iterator[Place]:
-    server = request.getfixturevalue(kind.fixture)
+def place(server: Any) -> Iterator[Place]:
     place = place_on(server)
     yield place
     if isinstance(server, NATSServer):
