@@ -1,8 +1,7 @@
-"""Litestream and pyrep in one bucket of a real server, both ways."""
+"""What only S3 has between Litestream and pyrep: URLs, directories of either, credentials."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -10,13 +9,11 @@ from pathlib import Path
 import pytest
 
 from fixtures import litestream
-from fixtures.app import App, checkpointed_copy, differing_pages, row_counts
+from fixtures.app import App, differing_pages, row_counts
 from fixtures.cli import pyrep
 from fixtures.rig import Rig
 from fixtures.servers import S3Server
-from pyrep.clock import from_ms
 from pyrep.errors import ReplicaPermanentError
-from pyrep.restore.execute import RestoreOptions, restore
 from pyrep.storage.registry import connect
 
 pytestmark = [pytest.mark.interop, pytest.mark.s3, pytest.mark.usefixtures("litestream")]
@@ -34,127 +31,32 @@ def bucket_on(server: S3Server) -> Iterator[str]:
         server.close()
 
 
-def pyrep_writes_litestream_restores(
-    server: S3Server, folder: Path, start_app: StartApp, *, by_time: bool = True
+@pytest.fixture(scope="session", params=["moto", "radosgw"])
+def server(request: pytest.FixtureRequest) -> S3Server:
+    return request.getfixturevalue(f"{request.param}_server")
+
+
+def test_litestream_reads_by_a_url_what_pyrep_wrote(
+    server: S3Server, tmp_path: Path, start_app: StartApp
 ) -> None:
     with ExitStack() as stack:
         bucket = stack.enter_context(bucket_on(server))
-        client = stack.enter_context(closing(connect(server.spec(bucket, PATH))))
-        rig = Rig(folder, client=client)
+        rig = Rig(tmp_path, client=stack.enter_context(closing(connect(server.spec(bucket, PATH)))))
         stack.callback(rig.close)
         app = start_app(rig.db)
         app.execute("create table t (id integer primary key, a)")
-        truths, times = {}, {}
-        for _ in range(6):
+        truths = {}
+        for _ in range(3):
             app.execute("insert into t (a) values (randomblob(3000))")
             rig.ship()
             truths[int(rig.durable)] = rig.truth()
-            times[int(rig.durable)] = rig.acknowledged[-1].timestamp_ms
         url = server.url(bucket, URL_PATH)
         listed = litestream.ltx(url, environ=server.environ)
         assert [int(file["max_txid"], 16) for file in listed] == list(truths)
         for txid, truth in truths.items():
-            out = folder / f"theirs-{txid}.db"
+            out = tmp_path / f"theirs-{txid}.db"
             litestream.restore(url, out, txid=txid, environ=server.environ)
             assert differing_pages(out, truth) == []
-        middle = list(truths)[3]
-        if by_time:
-            at = from_ms(times[middle] + 1)  # Litestream restores what is older than that
-            out = litestream.restore(
-                url, folder / "theirs-at.db", timestamp=at, environ=server.environ
-            )
-            assert differing_pages(out, truths[middle]) == []
-        out = folder / "ours-at.db"
-        restore(client, out, RestoreOptions(timestamp_ms=times[middle]))
-        assert differing_pages(out, truths[middle]) == []
-
-
-def litestream_writes_pyrep_restores(server: S3Server, folder: Path, start_app: StartApp) -> None:
-    db = folder / "tenant.db"
-    app = start_app(db)
-    app.execute("create table t (id integer primary key, a)")
-    with bucket_on(server) as bucket:
-        entry = {
-            "path": str(db),
-            "replica": {"type": "s3", "path": PATH, **server.options(bucket)},
-        }
-        config = litestream.write_config(folder / "litestream.json", [entry])
-        for _ in range(3):
-            app.execute("insert into t (a) values (randomblob(9000))")
-            litestream.once(config)
-        app.checkpoint("truncate")
-        truth = checkpointed_copy(db, folder / "truth.db")
-        with closing(connect(server.spec(bucket, PATH))) as client:
-            restore(client, folder / "ours.db")
-            files = [info for level in (0, 9) for info in client.list_ltx(level)]
-        assert files
-        assert differing_pages(folder / "ours.db", truth) == []
-
-
-def a_daemon_ships_a_directory(server: S3Server, folder: Path, start_app: StartApp) -> None:
-    """Run the command line: a directory to a bucket and back, by configuration and by URL."""
-    names = ["db1.db", "team a/db#2.db"]
-    for name in names:
-        path = folder / "data" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        app = start_app(path)
-        app.execute("create table t (a)")
-        app.execute("insert into t values (?)", (name,))
-    with bucket_on(server) as bucket:
-        replica = {"type": "s3", "path": "tenants", **server.options(bucket)}
-        entry = {"dir": str(folder / "data"), "pattern": "*.db", "recursive": True}
-        config = folder / "pyrep.yml"
-        config.write_text(json.dumps({"dbs": [{**entry, "replica": replica}]}))
-        done = pyrep("replicate", "-config", config, "-once")
-        assert (done.code, done.error) == (0, "")
-        assert "not built yet" not in done.out + done.err
-        assert {key.rpartition("/0000/")[0] for key in server.objects(bucket)} == {
-            f"tenants/{name}" for name in names
-        }
-        for number, name in enumerate(names):
-            out = folder / f"out{number}.db"
-            assert pyrep("restore", "-config", config, "-o", out, folder / "data" / name).code == 0
-            assert row_counts(out) == {"t": 1}
-        listed = pyrep("ltx", "-config", config, "-json", folder / "data" / names[0])
-        assert [file["level"] for file in listed.json["files"]] == [0]
-        assert server.secret_key not in done.out + done.err
-
-
-def test_litestream_restores_what_pyrep_wrote_to_moto(
-    moto_server: S3Server, tmp_path: Path, start_app: StartApp
-) -> None:
-    # Litestream first looks at the upload times of a listing, which moto gives in seconds.
-    pyrep_writes_litestream_restores(moto_server, tmp_path, start_app, by_time=False)
-
-
-def test_litestream_restores_what_pyrep_wrote_to_radosgw(
-    radosgw_server: S3Server, tmp_path: Path, start_app: StartApp
-) -> None:
-    pyrep_writes_litestream_restores(radosgw_server, tmp_path, start_app)
-
-
-def test_pyrep_restores_what_litestream_wrote_to_moto(
-    moto_server: S3Server, tmp_path: Path, start_app: StartApp
-) -> None:
-    litestream_writes_pyrep_restores(moto_server, tmp_path, start_app)
-
-
-def test_pyrep_restores_what_litestream_wrote_to_radosgw(
-    radosgw_server: S3Server, tmp_path: Path, start_app: StartApp
-) -> None:
-    litestream_writes_pyrep_restores(radosgw_server, tmp_path, start_app)
-
-
-def test_a_directory_goes_to_moto_and_back(
-    moto_server: S3Server, tmp_path: Path, start_app: StartApp
-) -> None:
-    a_daemon_ships_a_directory(moto_server, tmp_path, start_app)
-
-
-def test_a_directory_goes_to_radosgw_and_back(
-    radosgw_server: S3Server, tmp_path: Path, start_app: StartApp
-) -> None:
-    a_daemon_ships_a_directory(radosgw_server, tmp_path, start_app)
 
 
 def test_a_directory_that_litestream_wrote_comes_back_without_a_configuration(
