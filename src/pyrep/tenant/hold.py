@@ -139,10 +139,12 @@ class Hold:
         return sum(info.size for info in self.queue) + aside
 
     def count_spool(self) -> int:
-        """Tell the common spool what this tenant holds; return it, in bytes."""
-        held = self.queued_bytes
-        self.spool.hold(self.name, held)
-        return held
+        """Tell the common spool what this tenant has staged; return what it holds, in bytes.
+
+        A stream has taken its room there by itself.
+        """
+        self.spool.hold(self.name, sum(info.size for info in self.queue))
+        return self.queued_bytes
 
     def fence(self, why: str) -> None:
         """Stop for good until the operator decides."""

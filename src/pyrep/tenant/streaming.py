@@ -25,6 +25,7 @@ from pyrep.tenant.capture import SnapshotSource
 from pyrep.tenant.checkpoint import DEFAULT_TRUNCATE_PAGES
 from pyrep.tenant.pages import StagedPages
 from pyrep.tenant.ring import Ring, StreamEndedError
+from pyrep.tenant.session import Session
 from pyrep.tenant.snapshot import check_snapshot, reach
 from pyrep.tenant.statedir import create_file
 from pyrep.tenant.stream import Stream
@@ -67,11 +68,8 @@ def begin(engine: Engine) -> Stream | None:
         source = capture.source()
     if of_position and not reach(engine, session, source):
         raise DatabaseBusyError(f"{engine.name}: moved on before its snapshot was begun")
-    with engine.capturing(session) as capture:
-        with create_file(capture.base, "stream.tmp", "stream", capture.like) as fd:
-            ring = Ring(os.dup(fd), capacity)
-        osfs.unlink("stream.unlink", capture.base / "stream.tmp")  # a kill leaves nothing
     levels = _levels(engine, source, of_position=of_position)
+    ring = _ring(engine, session)
     engine.stream = Stream(
         ring,
         session,
@@ -91,6 +89,29 @@ def begin(engine: Engine) -> Stream | None:
 def _capacity(engine: Engine) -> int:
     left = engine.room().left - engine.kept.newest_bytes
     return max(1, left - left // _RESERVE)
+
+
+def _ring(engine: Engine, session: Session) -> Ring:
+    """Make the bounded file, its room taken out of the common spool before it is there.
+
+    :raises SpoolFullError: there is none any more
+    """
+    while not engine.spool.claim(_claimant(engine), capacity := _capacity(engine)):
+        pass  # another tenant was faster: there is less now
+    try:
+        with engine.capturing(session) as capture:
+            with create_file(capture.base, "stream.tmp", "stream", capture.like) as fd:
+                ring = Ring(os.dup(fd), capacity)
+            osfs.unlink("stream.unlink", capture.base / "stream.tmp")  # a kill leaves nothing
+    except BaseException:
+        engine.spool.unclaim(_claimant(engine))
+        raise
+    return ring
+
+
+def _claimant(engine: Engine) -> str:
+    """Return under which name a stream takes its room, apart from what the tenant stages."""
+    return f"{engine.name} stream"
 
 
 def _wal_limit(engine: Engine, source: SnapshotSource) -> int:
@@ -279,10 +300,13 @@ def send(
                 raise failure from None
         raise
     finally:
-        with lock:
-            end(engine, stream)
-        thread.join()
-        stream.ring.close()
+        try:
+            with lock:
+                end(engine, stream)
+        finally:
+            thread.join()
+            stream.ring.close()
+            engine.spool.unclaim(_claimant(engine))
 
 
 def _upload(
