@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -255,6 +256,45 @@ def test_a_renamed_directory_is_a_new_one(host: Host) -> None:
     assert host.stop() == 0
     host.expect_equal(sorted(names))
     assert host.problems() == []
+
+
+def _wait_sealed(host: Host, *names: str) -> None:
+    """Wait until the databases are parked so that nothing but their status tells of a change."""
+
+    def sealed(name: str) -> bool:
+        path = (host.data / name).parent / f".{Path(name).name}-pyrep/state.json"
+        return path.exists() and json.loads(path.read_text())["fingerprint"] is not None
+
+    host.wait_for(lambda: all(map(sealed, names)), f"{names} sealed")
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
+def test_quiet_databases_that_were_moved_with_their_state_are_stored_anew(
+    tmp_path: Path, running: bool
+) -> None:
+    """Nothing of them has changed but the place; the replica of that has another content."""
+    with Host(
+        tmp_path,
+        entry={"monitor_interval": _SLOW, "idle_timeout": "1s"},
+        reconcile_interval=_SLOW,
+        levels=[],
+    ) as host:
+        for number, name in enumerate(("a/1.db", "a/2.db", "b/1.db")):
+            _make(host.data / name, 5 + number)
+        host.start()
+        host.wait_shipped("a/1.db", "a/2.db", "b/1.db")
+        _wait_sealed(host, "a/1.db", "a/2.db", "b/1.db")
+        if not running:
+            assert host.stop() == 0
+        for before, after in (("a", "c"), ("b", "a"), ("c", "b")):
+            (host.data / before).rename(host.data / after)
+        if not running:
+            host.start()
+        names = ["a/1.db", "b/1.db", "b/2.db"]
+        host.wait_for(lambda: _replicated(host) == set(names), "exactly these")
+        assert host.stop() == 0
+        host.expect_equal(names)
+        assert host.problems() == []
 
 
 def test_a_tree_that_is_moved_in_is_found(host: Host) -> None:

@@ -59,6 +59,7 @@ class TenantBase:
         )
         self._known_node_id = known_node_id
         self._known = False
+        self._elsewhere = False  # what is in the state directory is of another replica
         self._loaded = False
         self._surveyed = False
         self._late_ms = 0  # the newest time that a late put of a run before the survey can have
@@ -191,11 +192,25 @@ class TenantBase:
     def _state(self) -> SyncState:
         if not self._loaded:
             with self._lock:
-                saved = self._folder.load()
-                self._known = saved is not None or bool(self._known_node_id)
-                self._engine.state = saved or SyncState(self._known_node_id or new_node_id())
+                self._engine.state = self._load()
                 self._loaded = True
         return self._engine.state
+
+    def _load(self) -> SyncState:
+        """Return the saved position, if it is one of this replica, else one to begin with.
+
+        Of a state directory that came from another place only what is true of the database
+        counts.  The lineage is that of the place: by it the files there are known as ours.
+        """
+        saved, converted = self._folder.load(), False
+        if saved is not None:
+            self._elsewhere = saved.replica not in ("", self._client.url)
+            if not self._elsewhere:
+                self._known, self._known_node_id = True, saved.node_id
+                return saved
+            converted = saved.converted
+        self._known = bool(self._known_node_id)
+        return SyncState(self._known_node_id or new_node_id(), converted=converted)
 
     def _forget_staged(self) -> None:
         engine = self._engine

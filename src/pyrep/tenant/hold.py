@@ -90,8 +90,10 @@ class Hold:
             like = os.stat(self.spec.db_path, follow_symlinks=False)
         self.folder.save(self.state, like, durable=durable)
 
-    def settle(self, verdict: Verdict, remote: Remote, found: Recovered | None) -> None:
-        """Take the decision of a survey over into position, table and upload queue."""
+    def settle(
+        self, verdict: Verdict, remote: Remote, found: Recovered | None, replica: str
+    ) -> None:
+        """Take the decision of a survey of ``replica`` over into position, table and queue."""
         self.remote = remote
         self.adopting = verdict.action is Action.ADOPT
         self.reached = remote.head if verdict.action is Action.HEAL else None
@@ -106,7 +108,8 @@ class Hold:
                 self.heal_cause = verdict.cause
             elif verdict.action in (Action.FIRST, Action.ALL_PAGES):
                 self.all_cause = verdict.cause or "this is the first backup"
-        self.state = replace(state, timestamp_ms=max(state.timestamp_ms, newest_ms))
+        newest_ms = max(state.timestamp_ms, newest_ms)
+        self.state = replace(state, timestamp_ms=newest_ms, replica=replica)
         self.replace_queue(found.queue if found is not None else [])
         self.kept.adopt(found.kept if found is not None else [])
         self.kept.trim(self.queued_bytes)

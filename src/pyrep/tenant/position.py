@@ -61,7 +61,9 @@ class SyncState:
     everything backfilled.  ``durable_txid`` is the highest TXID that the storage confirmed
     without a gap.  ``converted``: pyrep switched the file to WAL mode once.  ``wal_print`` is
     (inode, size, mtime in ns) of a WAL that was left at parking.  ``fenced`` says why uploads
-    stopped, ``take_over`` that the operator ended that.
+    stopped, ``take_over`` that the operator ended that.  ``replica`` is where all that is true of
+    ('' = nowhere yet): a state directory that was moved along with its folder, or is met by another
+    configuration, knows nothing of the replica that the database has now.
     """
 
     node_id: int
@@ -80,6 +82,7 @@ class SyncState:
     take_over: bool = False
     converted: bool = False
     wal_print: tuple[int, int, int] | None = None
+    replica: str = ""
 
     def to_json(self) -> str:
         """Return the text form that :meth:`from_json` reads."""

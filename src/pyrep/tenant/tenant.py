@@ -77,6 +77,8 @@ class Tenant(TenantBase):
             self._own()
             state = self._state()
             self._folder.clean()
+            if self._elsewhere:
+                self._folder.discard(self._folder.staged())
             staged = recover.staged_files(self._folder, self.name, remote.top)
             headers = [file.header for file in staged]
             verdict = lineage.judge(state, self._known, headers, remote)
@@ -88,10 +90,12 @@ class Tenant(TenantBase):
                 found = recover.recover(self._folder, state, verdict.base, staged, merged)
             else:
                 self._folder.discard(self._folder.staged())
-            self._engine.settle(verdict, remote, found)
+            self._engine.settle(verdict, remote, found, self._client.url)
         except OSError as error:
             raise self._failed(explain(self.spec, error)) from error
         self._known = self._surveyed = True
+        self._known_node_id = self._engine.state.node_id
+        self._elsewhere = False
         if verdict.action is Action.FENCED:
             self._engine.fence(verdict.cause)
             raise FencedError(f"{self.name}: {verdict.cause}", hint=fence_hint(self.name))
@@ -287,7 +291,7 @@ class Tenant(TenantBase):
         return bool(self._engine.queue) and self._engine.queue[0] is info
 
     def _folder_lost(self, why: str) -> DatabaseError:
-        """Begin again from the replica: somebody removed what pyrep had noted."""
+        """Begin again from the replica: somebody took away what pyrep had noted."""
         self._engine.detach(keep_wal=True)
         self._folder.disown()
         self._forget_staged()
