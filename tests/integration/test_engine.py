@@ -232,7 +232,7 @@ def test_state_directory_removed_while_running(rig: Rig, app: App) -> None:
     rig.ship()
     shutil.rmtree(rig.spec().state_path)
     fill(app, 1)
-    with pytest.raises(DatabaseError, match="was removed; the replica is listed again"):
+    with pytest.raises(DatabaseError, match="was removed or replaced; the replica is listed again"):
         rig.ship()
     rig.ship()
     rig.expect_equal()

@@ -160,3 +160,26 @@ def test_a_range_cut_short_takes_no_newer_page_from_the_file(
         restored = rig.restored(txid)
         assert any(pages_equal(restored, truth) for truth in known), f"txid {txid} never was"
     rig.expect_equal(rig.durable, source=known[-1])
+
+
+def test_a_folder_that_takes_the_place_of_ours_brings_no_page_checksums_for_ours(
+    tmp_path: Path, start_app: Callable[..., App]
+) -> None:
+    """What was noted of another database, at the same place, must not stand for ours."""
+    rigs = [Rig(tmp_path / name) for name in ("ours", "other")]
+    for number, rig in enumerate(rigs):
+        app = start_app(rig.db)
+        app.execute("create table t (id integer primary key, a)")
+        app.execute("insert into t (a) values (?)", (f"rig {number}",))
+        rig.ship()
+        app.close()
+    ours, other = rigs
+    other.close()
+    ours.db.parent.rename(tmp_path / "away")
+    other.db.parent.rename(ours.db.parent)
+    with pytest.raises(DatabaseError, match="was removed or replaced"):
+        ours.ship()
+    ours.ship()
+    assert ours.durable == 2
+    ours.expect_equal()
+    ours.close()

@@ -56,11 +56,23 @@ class StateDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock_fd = -1
+        self._lock_id: tuple[int, int] | None = None  # device and inode of the lock that is held
         self._saved: SyncState | None = None
 
     def exists(self) -> bool:
-        """Return whether the directory is there (and is no link)."""
-        return self.path.is_dir() and not self.path.is_symlink()
+        """Return whether the directory is there, is no link, and is the one that is owned."""
+        there = self.path.is_dir() and not self.path.is_symlink()
+        return there and self._is_owned(self.path / _LOCK)
+
+    def _is_owned(self, lock: Path) -> bool:
+        """Return False for a directory that took the place of the one that is owned."""
+        held = self._lock_id
+        if held is None:
+            return True
+        try:
+            return held == _identity(os.stat(lock, follow_symlinks=False))
+        except OSError:
+            return False
 
     def create(self, like: os.stat_result) -> None:
         """Create the directory with owner and mode of the database file ``like``.
@@ -81,7 +93,10 @@ class StateDir:
 
     @contextlib.contextmanager
     def base(self) -> Iterator[Path]:
-        """Yield a path that leads into this very directory, whatever is renamed meanwhile."""
+        """Yield a path that leads into this very directory, whatever is renamed meanwhile.
+
+        :raises DatabaseError: it cannot be opened, or is not the one that is owned
+        """
         flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             fd = os.open(self.path, flags)
@@ -91,7 +106,13 @@ class StateDir:
                 hint="It must be a directory and no link; remove what is in its place.",
             ) from error
         try:
-            yield Path(f"/proc/self/fd/{fd}")
+            base = Path(f"/proc/self/fd/{fd}")
+            if not self._is_owned(base / _LOCK):
+                raise DatabaseError(
+                    f"{self.path}: another state directory took the place of the one in use",
+                    hint="It was moved with its folder; pyrep begins anew with what is there.",
+                )
+            yield base
         finally:
             os.close(fd)
 
@@ -118,7 +139,7 @@ class StateDir:
                 hint="Run one daemon for a database: stop the other, or take the database out "
                 "of one of the two configurations.",
             ) from error
-        self._lock_fd = fd
+        self._lock_fd, self._lock_id = fd, _identity(os.fstat(fd))
         there = self.load()
         return self._saved is None or (there is not None and there != self._saved)
 
@@ -129,7 +150,7 @@ class StateDir:
 
     def disown(self) -> None:
         """Let other processes use the directory."""
-        fd, self._lock_fd = self._lock_fd, -1
+        fd, self._lock_fd, self._lock_id = self._lock_fd, -1, None
         if fd >= 0:
             os.close(fd)
 
@@ -200,6 +221,10 @@ class StateDir:
             for name in names:
                 osfs.unlink("state.unlink", base / name, missing_ok=True)
         return names
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return (status.st_dev, status.st_ino)
 
 
 def _read_file(path: Path) -> bytes:

@@ -120,7 +120,7 @@ class Tenant(TenantBase):
             if not self._surveyed:
                 raise ReplicaTemporaryError(f"{self.name}: the replica was not listed yet")
             if not self._folder.exists():
-                raise self._folder_lost(f"{self.spec.state_path} was removed")
+                raise self._folder_lost(f"{self.spec.state_path} was removed or replaced")
             try:
                 self._own()
                 if self.needs_survey:
