@@ -22,6 +22,7 @@ _SLOW = "10m"
 _AT_ONCE = 50
 _ROUNDS = 2000 if SOAK else 40
 _WARM_ROUNDS = 4
+_THREADS = 20
 _SLACK_BYTES = 4 << 20
 
 
@@ -58,11 +59,16 @@ def _make(path: Path, rows: int) -> None:
 
 
 def _usage(host: Host) -> tuple[int, int, int]:
-    """Return descriptors, threads and resident bytes of the daemon."""
+    """Return descriptors, threads and resident bytes of the daemon once it has come to rest."""
     proc = Path(f"/proc/{host.pid}")
-    status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
+
+    def status() -> dict[str, str]:
+        lines = (proc / "status").read_text().splitlines()
+        return dict(line.split(":", 1) for line in lines)
+
+    host.wait_for(lambda: int(status()["Threads"]) <= _THREADS, "spare threads ended")
     descriptors = len(list((proc / "fd").iterdir()))
-    return descriptors, int(status["Threads"]), int(status["VmRSS"].split()[0]) * 1024
+    return descriptors, int(status()["Threads"]), int(status()["VmRSS"].split()[0]) * 1024
 
 
 def _shipped(host: Host, name: str, files: int = 1) -> bool:

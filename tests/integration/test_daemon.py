@@ -173,7 +173,7 @@ def test_idle_tenants_cost_no_threads_and_no_descriptors(tmp_path: Path) -> None
             lambda: {row["status"] for row in _status(config).values()} == {"parked"},
             "all are parked",
         )
-        assert daemon.threads <= 20
+        wait_until(lambda: daemon.threads <= 20, "the threads that were needed have ended")
         assert daemon.descriptors <= 40
         assert daemon.stop() == 0
     assert daemon.above_info() == []

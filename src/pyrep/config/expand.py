@@ -7,6 +7,7 @@ one directory is a :class:`Problem` beside the others, never the end of them.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,7 @@ __all__ = [
 
 _NEVER = ("-wal", "-shm", "-journal")
 _STATE_SUFFIXES = ("-pyrep", "-litestream")
+_limits = functools.lru_cache(64)(Limits)  # the same for all tenants of an entry: one for all
 
 Visit = Callable[[str], object]
 
@@ -381,9 +383,10 @@ def _in_directory(entry: DatabaseConfig, root: str, db_path: str) -> TenantSpec:
         state = _beside(db_path)
     spec = _spec(entry.replica, relpath)
     check_limits(spec, db_path, state, entry.replica.type)
+    path, name = Path(db_path), os.path.join(entry.dir or "", relpath)
     return TenantSpec(
-        db_path=Path(db_path),
-        name=os.path.join(entry.dir or "", relpath),
+        db_path=path,
+        name=str(path) if name == db_path else name,  # which it keeps anyway
         relpath=relpath,
         replica=spec,
         state_path=Path(state),
@@ -403,7 +406,7 @@ def _spec(replica: ReplicaConfig, relpath: str | None) -> ReplicaSpec:
     if url and replica.type == "nats":
         url = with_bucket(url, str(replica.options.get("bucket") or ""))
         url, path = (join_url(url, path.strip("/")), "") if path.strip("/") else (url, "")
-    limits = Limits(replica.requests_per_second, replica.bytes_per_second)
+    limits = _limits(replica.requests_per_second, replica.bytes_per_second)
     spec = ReplicaSpec(replica.type, path, url, replica.options, limits)
     return spec if relpath is None else replica_below(spec, relpath)
 

@@ -13,7 +13,7 @@ __all__ = ["Pool"]
 
 K = TypeVar("K", bound=Hashable)
 _JOIN_SECONDS = 60.0
-_SPARE_SECONDS = 10.0
+_SPARE_SECONDS = 2.0
 _log = logging.getLogger(__name__)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import io
 import logging
 import os
@@ -46,6 +47,11 @@ _OPEN_ATTEMPTS = 5
 _READ_BUFFER = 64 << 10
 _MODE = 0o600
 _DIR_MODE = 0o700
+# What most clients have alike is there once: an empty set takes 216 bytes of each tenant.
+_CAPABILITIES = Capabilities()
+_NO_LEVELS: frozenset[int] = frozenset()
+_NO_NAMES: frozenset[str] = frozenset()
+_levels = functools.cache(frozenset[int])
 
 # What link() says where the file system has no hard links.
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -73,16 +79,17 @@ class FileReplicaClient:
         dir_mode: int = _DIR_MODE,
         owner: tuple[int, int] | None = None,
     ) -> None:
-        self.capabilities = Capabilities()
-        self._root = os.path.abspath(root)
+        self.capabilities = _CAPABILITIES
+        place = os.path.abspath(root)
+        self._root = root if root == place and isinstance(root, str) else place
         self._mode = mode
         self._dir_mode = dir_mode
         self._owner = owner
         self._closed = False
         self._links = True  # staged files may be linked
         self._lock = threading.Lock()
-        self._ready = frozenset[int]()  # guarded by _lock: levels whose directory we have seen
-        self._unsynced = frozenset[str]()  # guarded by _lock: directories with names not durable
+        self._ready = _NO_LEVELS  # guarded by _lock: levels whose directory we have seen
+        self._unsynced = _NO_NAMES  # guarded by _lock: directories with names not durable
 
     @property
     def url(self) -> str:
@@ -245,7 +252,7 @@ class FileReplicaClient:
             self._unsynced |= {self._root, os.path.join(self._root, LTX_DIR)}
             for path in missing if self._owner is not None else ():
                 self._give_dir(path)
-            self._ready |= {level}
+            self._ready = _levels(self._ready | {level})
         _remove_abandoned(folder)
 
     def _give_dir(self, path: str) -> None:
@@ -370,7 +377,7 @@ class FileReplicaClient:
         shared_sync(fd).sync(fd, lambda: self._fsync_names(folder))
         if new:
             with self._lock:
-                self._unsynced -= new
+                self._unsynced = self._unsynced - new or _NO_NAMES
 
     def _fsync_names(self, folder: str) -> None:
         osfs.fsync_dir("file.fsync_dir", folder)
@@ -382,7 +389,7 @@ class FileReplicaClient:
                 # name becomes durable when its file system says so.
                 with contextlib.suppress(PermissionError):
                     osfs.fsync_dir("file.fsync_dir", path)
-            self._unsynced = frozenset()
+            self._unsynced = _NO_NAMES
 
 
 def _names(folder: str) -> list[str]:

@@ -13,7 +13,7 @@ from pyrep.ltxfile import FileInfo
 from pyrep.schedule.backoff import Backoff
 from pyrep.tenant.status import TenantStatus
 
-__all__ = ["Entry", "Final", "Leaving", "ManagedTenant", "ParkRequest", "tenant_row"]
+__all__ = ["CALM", "Entry", "Final", "Leaving", "ManagedTenant", "ParkRequest", "tenant_row"]
 
 CALM = Backoff()
 

@@ -23,7 +23,7 @@ from pyrep.ltxfile import FileInfo
 from pyrep.retention import Decision, Policy, clock_is_plausible, confirmed, decide
 from pyrep.schedule.backoff import Backoff
 from pyrep.schedule.pool import Pool
-from pyrep.store.entry import ManagedTenant
+from pyrep.store.entry import CALM, ManagedTenant
 from pyrep.store.report import RETENTION, complain
 
 __all__ = ["MAINTAIN", "Host", "Maintenance", "Schedule", "forget_other_replica"]
@@ -68,15 +68,18 @@ class Host(Protocol):
         """Let the upload pool list a tenant's replica, and wake it if that shows damage."""
 
 
+_UNDAMAGED: frozenset[str] = frozenset()  # one for all: it takes 216 bytes
+
+
 @dataclass(slots=True)
 class _Upkeep:
     """Hold what is due for one tenant, by task, in monotonic seconds."""
 
     due: dict[int, float] = field(default_factory=dict)
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: Backoff = CALM
     last_pass: float = float("-inf")  # that listed the replica
-    suspects: dict[int, str] = field(default_factory=dict)  # damaged when read last, by level
-    damaged: set[str] = field(default_factory=set)
+    suspects: dict[int, str] | None = None  # damaged when read last, by level
+    damaged: frozenset[str] = _UNDAMAGED
 
 
 class Maintenance:
@@ -289,7 +292,8 @@ class Maintenance:
         except LTXCorruptError as error:
             self._suspect(tenant, upkeep, level - 1, error.path)
             raise
-        upkeep.suspects.pop(level - 1, None)
+        if upkeep.suspects:
+            upkeep.suspects.pop(level - 1, None)
         if made is None:
             return
         files.append(made)
@@ -312,11 +316,12 @@ class Maintenance:
 
     def _suspect(self, tenant: ManagedTenant, upkeep: _Upkeep, level: int, name: str) -> None:
         """Note a damaged input; one that is damaged twice is passed over, and its chain healed."""
-        if upkeep.suspects.get(level) != name:
-            upkeep.suspects[level] = name
+        suspects = upkeep.suspects = upkeep.suspects or {}
+        if suspects.get(level) != name:
+            suspects[level] = name
             return
         place = _place(level, name)
-        upkeep.damaged.add(place)
+        upkeep.damaged |= {place}
         tenant.heal(f"{place} of the replica is damaged")
         self._host.relist(tenant.name)
 

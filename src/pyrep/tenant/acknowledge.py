@@ -63,7 +63,7 @@ def finish(engine: Engine, stream: Stream, result: PutResult) -> str:
         stream.snapshot_stored = True
         return acknowledge(engine, engine.queue[0], streamed=True)
     engine.stream = None
-    engine.attempted.clear()
+    engine.attempted = frozenset()
     if result.outcome is Outcome.SUPERSEDED:
         engine.detach()
         return supersede(engine, result)

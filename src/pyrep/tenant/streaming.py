@@ -374,7 +374,7 @@ def end(engine: Engine, stream: Stream) -> None:
 def _go_back(engine: Engine, stream: Stream) -> None:
     engine.folder.discard(list(engine.queue))
     engine.pages.staged.clear()
-    engine.attempted.add(stream.headers[-1].post_checksum)
+    engine.attempted |= {stream.headers[-1].post_checksum}
     heal, cause = stream.causes
     state = replace(stream.before.unproven(), durable_txid=engine.state.durable_txid)
     if len(stream.levels) > 1 and (stream.uncertain or stream.snapshot_stored):
