@@ -189,6 +189,8 @@ def _race(client: ReplicaClient) -> str:
         raise _LimitedError(
             f"{most} of {_WRITERS} writers at the same moment succeed: fencing is best effort"
         )
+    if not client.capabilities.conditional_put:
+        raise _LimitedError("the storage looks before it writes: fencing is best effort")
     return f"of {_WRITERS} writers at the same moment one succeeds"
 
 

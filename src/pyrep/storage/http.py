@@ -179,6 +179,11 @@ class Connections:
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise network_error(where, op, error, self._tls_hint) from error
+        except ValueError:  # it prints the header
+            raise ReplicaPermanentError(
+                f"{where}: cannot {op}: a credential has a character that no request can carry",
+                hint="Look for a line break at the end of a key or token.",
+            ) from None
 
     def manager(self, base: str) -> urllib3.PoolManager:
         """Return the pools that lead to a host, for a library that sends by itself."""

@@ -284,35 +284,35 @@ class SFTPChannel:
         return self._joined(self.exchange(Requests.read(handle, offset, size)), size)
 
     def heads(self, paths: Sequence[str], size: int) -> list[bytes | None]:
-        """Return the first bytes of files (at most a block), None for one that cannot be read."""
-        opened = [self._handle(reply) for reply in self.exchange(list(map(Requests.open, paths)))]
-        handles = [handle for handle in opened if handle is not None]
+        """Return the first bytes of files (at most a block), None for one that is not there.
+
+        :raises StatusError: one is there and cannot be read
+        """
+        opened = self.exchange(list(map(Requests.open, paths)))
+        handles = [
+            _string(self.expect(_HANDLE, reply), 0)[0]
+            for reply in opened
+            if not isinstance(reply, StatusError)
+        ]
         reads = [Requests.read(handle, 0, size)[0] for handle in handles]
         closes = [Requests.close(handle) for handle in handles]
-        replies = self.exchange([*reads, *closes])[: len(reads)]
-        found: Iterator[bytes | None] = (
-            None if isinstance(reply, StatusError) else self._joined([reply], size)
-            for reply in replies
-        )
-        return [None if handle is None else next(found) for handle in opened]
+        replies = iter(self.exchange([*reads, *closes]))
+        return [None if _is_missing(one) else self._joined([next(replies)], size) for one in opened]
 
     def list_dir(self, path: str) -> Iterator[tuple[bytes, Attributes]]:
         """Yield names and attributes of a directory, in no order."""
         handle = _string(self.ask(_HANDLE, (_OPENDIR, _text(path))), 0)[0]
         try:
-            replies = self.exchange([(_READDIR, _text(handle))] * _READDIRS)
-            while not _is_end(replies[0]):
+            is_end = False
+            while not is_end:
+                replies = self.exchange([(_READDIR, _text(handle))] * _READDIRS)
+                # A server with several threads may answer the first request last.
+                is_end = any(map(_is_end, replies))
                 for reply in itertools.filterfalse(_is_end, replies):
                     yield from _names(self.expect(_NAME, reply))
-                replies = self.exchange([(_READDIR, _text(handle))] * _READDIRS)
         finally:
             if not self.broken:
                 self.try_each([Requests.close(handle)])
-
-    def _handle(self, reply: _Reply | StatusError) -> bytes | None:
-        if isinstance(reply, StatusError):
-            return None
-        return _string(self.expect(_HANDLE, reply), 0)[0]
 
     def _joined(self, replies: Iterable[_Reply | StatusError], size: int) -> bytes:
         """Return the bytes of consecutive blocks up to the first that is not full."""
@@ -389,6 +389,15 @@ class SFTPChannel:
 
 def _is_end(reply: _Reply | StatusError) -> bool:
     return isinstance(reply, StatusError) and reply.code == Code.EOF
+
+
+def _is_missing(reply: _Reply | StatusError) -> bool:
+    """Tell whether there is no such file; raise another refusal."""
+    if not isinstance(reply, StatusError):
+        return False
+    if reply.code != Code.NO_SUCH_FILE:
+        raise reply
+    return True
 
 
 def _reply(kind: int, body: bytes) -> _Reply | StatusError:

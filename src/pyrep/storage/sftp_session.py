@@ -28,6 +28,7 @@ __all__ = ["CHANNELS", "SFTPSession", "translated"]
 CHANNELS = 8
 _CONNECT_SECONDS = 10.0
 _HANDSHAKE_SECONDS = 30.0
+_SUBSYSTEM_SECONDS = 30.0
 _ANSWER_SECONDS = 60.0
 _KEEPALIVE_SECONDS = 15
 _JOIN_SECONDS = 5.0
@@ -174,13 +175,26 @@ class _Connection:
         try:
             raw = self._transport.open_session(timeout=_HANDSHAKE_SECONDS)
             raw.settimeout(_ANSWER_SECONDS)
-            raw.invoke_subsystem("sftp")
+            with _limited(raw):
+                raw.invoke_subsystem("sftp")
             return SFTPChannel(_Stream(raw))
         except paramiko.ChannelException:
             raise
         except (paramiko.SSHException, OSError, EOFError, Broken) as error:
             self._transport.close()  # the next call connects anew
             raise _ConnectError(f"no sftp channel: {_reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _limited(raw: paramiko.Channel) -> Iterator[None]:
+    """Close a channel that is not there in time; the library waits for the answer for ever."""
+    timer = threading.Timer(_SUBSYSTEM_SECONDS, raw.close)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class _Stream:
@@ -279,6 +293,9 @@ def _trusted_keys(account: SFTPAccount) -> list[paramiko.PKey]:
             known.load(path)
         except (OSError, UnicodeDecodeError) as error:
             reason = f"cannot read {path}: {_reason(error)}"
+            raise _ConnectError(reason, permanent=True) from error
+        except paramiko.hostkeys.InvalidHostKey as error:
+            reason = f"{path} has a line without a valid key: {error.line[:40]}"
             raise _ConnectError(reason, permanent=True) from error
         found = known.lookup(account.known_host)
         keys += found.values() if found else ()

@@ -29,16 +29,17 @@ from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.base import NO_TXID, Capabilities
 from pyrep.storage.checks import HEADER_SIZE, IncomingFile, header_time
-from pyrep.storage.http import Answer, body_length, read_answer
+from pyrep.storage.http import Answer, body_length, network_error, read_answer
 from pyrep.storage.layout import LEVELS, LTX_DIR, level_path
 from pyrep.storage.objects import ObjectReplicaClient, StoredObject, each, range_header
 from pyrep.storage.temp_names import is_abandoned, temp_name
-from pyrep.storage.webdav_session import WebDAVSession, server_error
+from pyrep.storage.webdav_session import WebDAVSession, is_done, server_error
 
 __all__ = ["WebDAVReplicaClient"]
 
 log = logging.getLogger(__name__)
 
+_MULTI_STATUS = 207
 _FORBIDDEN = 403
 _NOT_FOUND = 404
 _EXISTS = 405
@@ -78,6 +79,8 @@ class WebDAVReplicaClient(ObjectReplicaClient):
         folders = [level_path(level) for level in LEVELS] + [LTX_DIR]
         for folder in folders:
             self._folder.remove_if_empty(posixpath.join(self._path, folder))
+        if self._path:
+            self._folder.remove_if_empty(self._path)
 
     def _with_times(self, found: Iterator[FileInfo]) -> Iterator[FileInfo]:
         while batch := list(islice(found, _BATCH)):
@@ -92,10 +95,13 @@ class WebDAVReplicaClient(ObjectReplicaClient):
             return None if answer.status == _NOT_FOUND else info
         try:
             head = response.read(HEADER_SIZE, decode_content=False)
-        except (urllib3.exceptions.HTTPError, OSError):
-            head = b""  # what the listing said has to do
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise network_error(self._folder.where(self._key(info)), "list", error) from error
         finally:
             response.close()
+        if len(head) < min(info.size, HEADER_SIZE):
+            where = self._folder.where(self._key(info))
+            raise ReplicaTemporaryError(f"{where}: cannot list: the answer ended early")
         time = header_time(head)
         return info if time is None else replace(info, timestamp_ms=time)
 
@@ -205,7 +211,7 @@ class _Folders:
             raise
         if body.error is not None:
             raise body.error
-        if answer.status // 100 != 2:
+        if not is_done(answer):
             if answer.status in _MISSING_PARENT:
                 self._forget_folders()
                 raise ReplicaTemporaryError(f"{where}: cannot write: its folder was removed")
@@ -224,7 +230,8 @@ class _Folders:
     def _look(self, op: str, path: str) -> bool:
         """Tell whether there is a file or folder."""
         headers = {"depth": "0", "content-length": "0"}
-        answer = self.session.request(op, "PROPFIND", path, headers, accept=(_NOT_FOUND,))
+        accept = (_MULTI_STATUS, _NOT_FOUND)
+        answer = self.session.request(op, "PROPFIND", path, headers, accept=accept)
         return answer.status != _NOT_FOUND
 
     def _forbidden(self, key: str, answer: Answer) -> Answer:
@@ -251,7 +258,11 @@ class _Folders:
             missing.append(at)
             at = posixpath.dirname(at)
         for path in reversed(missing):
-            self._make_folder(path)
+            if not self._make_folder(path) and not posixpath.dirname(path):
+                raise ReplicaPermanentError(
+                    f"{self.where(path)}: cannot write: the folder above it is not there",
+                    hint="Check that webdav-url is the address of a WebDAV folder.",
+                )
         with self._lock:
             self._known.add(folder)
 

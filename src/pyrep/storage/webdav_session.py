@@ -25,12 +25,13 @@ from pyrep.storage.http import (
 )
 from pyrep.storage.webdav_config import WebDAVAccount
 
-__all__ = ["Entry", "WebDAVSession", "server_error"]
+__all__ = ["Entry", "WebDAVSession", "is_done", "server_error"]
 
 _USER_AGENT = "pyrep"
 _DAV = "{DAV:}"
 _PIECE = 64 << 10
 _MAX_ENTRY = 1 << 20
+_DONE = (200, 201, 204)  # 202 promises nothing, and 207 of a move or deletion tells of failures
 _MULTI_STATUS = 207
 _PROPFIND = (
     b'<?xml version="1.0" encoding="utf-8"?><propfind xmlns="DAV:"><prop>'
@@ -59,11 +60,19 @@ def server_error(where: str, op: str, answer: Answer) -> ReplicaError:
     """Return the error for an answer that is no success."""
     said = short_text(answer.headers.get("x-error-message", ""))
     message = f"{where}: cannot {op}: the server answered {answer.status} {said}".rstrip()
-    is_server = answer.status >= 500 and answer.status not in (501, 505)
+    # A success that says too little is tried again.
+    is_server = answer.status // 100 == 2 or (
+        answer.status >= 500 and answer.status not in (501, 505)
+    )
     hint = _HINTS.get(answer.status, "")
     if is_server or answer.status in _TEMPORARY_STATUS:
         return ReplicaTemporaryError(message, hint=hint)
     return ReplicaPermanentError(message, hint=hint)
+
+
+def is_done(answer: Answer) -> bool:
+    """Tell whether a server has done all that it was asked for."""
+    return answer.status in _DONE
 
 
 class WebDAVSession:
@@ -122,14 +131,14 @@ class WebDAVSession:
         accept: Sequence[int] = (),
         where: str = "",
     ) -> Answer:
-        """Send a request and read its answer: a success (2xx) or a status in ``accept``.
+        """Send a request and read its answer: that it is done, or a status in ``accept``.
 
         :raises ReplicaError: any other answer, or none
         """
         where = where or self.where(path)
         response = self.open(op, method, path, headers, body, where=where)
         answer = read_answer(response, where, op, head=method == "HEAD")
-        if answer.status // 100 == 2 or answer.status in accept:
+        if is_done(answer) or answer.status in accept:
             return answer
         raise server_error(where, op, answer)
 
@@ -183,6 +192,9 @@ def _entries(response: urllib3.BaseHTTPResponse) -> Iterator[tuple[list[str], En
 
 
 def _entry(element: ElementTree.Element) -> tuple[list[str], Entry]:
+    status = (element.findtext(f"{_DAV}status") or "").split()[1:2]
+    if status and status[0][:1] != "2" and status != ["404"]:
+        raise ValueError(f"it says status {status[0]} for one of its elements")
     href = (element.findtext(f"{_DAV}href") or "").strip()
     parts = [unquote(part) for part in urlsplit(href).path.split("/") if part]
     size = (element.findtext(f".//{_DAV}getcontentlength") or "0").strip()

@@ -133,6 +133,59 @@ def test_a_directory_is_listed_to_its_end() -> None:
     assert server.kinds[-1] == 4  # closed
 
 
+def test_a_directory_whose_end_is_told_first_is_listed_to_its_end() -> None:
+    """Take all that a server with several threads gives, in whatever order."""
+    answers = iter([0, 2, 0, 3])
+    entry = text(b"name") + text(b"-rw name") + struct.pack(">I", 0)
+
+    def answer(kind: int, number: int, body: bytes) -> bytes:
+        if kind == READDIR:
+            count = next(answers)
+            names = struct.pack(">I", count) + entry * count
+            return packet(NAME, number, names) if count else status(number, Code.EOF)
+        return packet(HANDLE, number, text(b"h")) if kind == 11 else status(number, Code.OK)
+
+    assert len(list(SFTPChannel(Server(answer)).list_dir("d"))) == 5
+
+
+def heads(files: dict[bytes, bytes | int], *names: str) -> tuple[list[bytes | None], list[bytes]]:
+    """Return the first bytes of files (a number: what a server answers instead), and the handles
+    that are still open."""
+    handles: list[bytes] = []
+
+    def answer(kind: int, number: int, body: bytes) -> bytes:
+        name = body[4 : 4 + int.from_bytes(body[:4], "big")]
+        content = files.get(name, Code.NO_SUCH_FILE)
+        if kind == 3 and isinstance(content, int):
+            return status(number, content)
+        if kind == 3:
+            handles.append(name)
+            return packet(HANDLE, number, text(name))
+        if kind == READ and isinstance(content, bytes) and content:
+            return packet(DATA, number, text(content[:4]))
+        if kind == READ:
+            return status(number, Code.EOF)
+        handles.remove(name)
+        return status(number, Code.OK)
+
+    channel = SFTPChannel(Server(answer, step=100))
+    try:
+        return channel.heads(names, 4), handles
+    except StatusError as error:
+        return [str(error.code).encode()], handles
+
+
+def test_only_a_missing_file_has_no_head() -> None:
+    files: dict[bytes, bytes | int] = {b"a": b"longer", b"c": b"", b"d": b"xy"}
+    assert heads(files, "a", "b", "c", "d") == ([b"long", None, b"", b"xy"], [])
+
+
+def test_a_file_that_cannot_be_opened_is_no_missing_one() -> None:
+    """Tell of a server that has no more handles, or lets us not read: files would be left out."""
+    for code in (Code.FAILURE, Code.PERMISSION_DENIED):
+        assert heads({b"a": b"longer", b"b": code}, "a", "b") == ([str(code).encode()], [])
+
+
 def test_all_kinds_of_attributes_are_read() -> None:
     flags = 1 | 2 | 4 | 8 | 0x80000000
     body = struct.pack(">IQIIIII", flags, 1 << 40, 0, 0, 0o100600, 5, 6)
