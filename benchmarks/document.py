@@ -76,13 +76,13 @@ _CHARTS: dict[str, tuple[str, Sequence[_Bar]]] = {
         [
             _Bar("idle-1000", "mb", "1,000: memory", "MB", 60),
             _Bar("idle-1000", "descriptors", "1,000: descriptors", "", 100),
-            _Bar("idle-1000", "cpu_percent", "1,000: CPU", "% of a core", 0.2),
+            _Bar("idle-1000", "cpu_percent", "1,000: CPU of a core", "%", 0.2),
             _Bar("idle-3000", "mb", "3,000: memory", "MB", 120),
             _Bar("idle-3000", "descriptors", "3,000: descriptors", "", 200),
-            _Bar("idle-3000", "cpu_percent", "3,000: CPU", "% of a core", 1),
+            _Bar("idle-3000", "cpu_percent", "3,000: CPU of a core", "%", 1),
             _Bar("idle-10000", "mb", "10,000: memory", "MB", 120),
             _Bar("idle-10000", "descriptors", "10,000: descriptors", "", 200),
-            _Bar("idle-10000", "cpu_percent", "10,000: CPU", "% of a core", 1),
+            _Bar("idle-10000", "cpu_percent", "10,000: CPU of a core", "%", 1),
         ],
     ),
     "latency": (
@@ -97,7 +97,7 @@ _CHARTS: dict[str, tuple[str, Sequence[_Bar]]] = {
     "writers": (
         "1,000 tenants write once a second each (less is better)",
         [
-            _Bar("writers", "cpu_percent", "CPU", "% of a core", 60),
+            _Bar("writers", "cpu_percent", "CPU of a core", "%", 60),
             _Bar("writers", "mb", "memory", "MB", 200),
             _Bar("writers", "stall_p99_ms", "stall of a commit, p99", "ms", 10),
             _Bar("writers", "stall_max_ms", "longest stall", "ms", 100),
@@ -108,7 +108,7 @@ _CHARTS: dict[str, tuple[str, Sequence[_Bar]]] = {
     "tools": (
         "The same work in turn (less is better)",
         [
-            _Bar("field", "cpu_percent", "four under load: CPU", "% of a core"),
+            _Bar("field", "cpu_percent", "four under load: CPU of a core", "%"),
             _Bar("field", "mb", "their memory", "MB"),
             _Bar("field", "commit_p99_ms", "their commits, p99", "ms"),
             _Bar("transaction", "stored_seconds", "large transaction stored", "s"),
@@ -132,7 +132,9 @@ def table(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, str, str]]:
     A number that was measured more than once has as many lines.
     """
     for measure in MEASURES:
-        theirs = "; ".join(row.measured for row in _select(rows, measure.id, "litestream"))
+        theirs = "; ".join(
+            row.measured for row in _select(rows, measure.beside or measure.id, "litestream")
+        )
         ours = _select(rows, measure.id, "pyrep")
         for row in ours:
             what = f"{measure.what}: {row.row}" if len(ours) > 1 else measure.what

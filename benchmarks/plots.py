@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 __all__ = ["Bars", "chart"]
 
 _WIDTH, _LEFT, _RIGHT = 760, 250, 110
-_BAR, _GAP, _TOP = 16, 14, 44
+_BAR, _GAP, _TOP = 16, 14, 64
 _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 .title { font-size: 15px; font-weight: 600 }
@@ -58,15 +58,14 @@ def _text(x: float, y: float, words: str, style: str = "", anchor: str = "start"
 
 def _legend(groups: Sequence[Bars]) -> list[str]:
     names = list(dict.fromkeys(name for group in groups for name, _ in group.values))
-    parts, x = [], _WIDTH - 8
+    parts, x = [], 8
+    for name in names:
+        parts.append(f'<rect x="{x}" y="34" width="11" height="11" class="{name}"/>')
+        parts.append(_text(x + 17, 44, name))
+        x += 8 * len(name) + 40
     if any(group.target is not None for group in groups):
-        parts.append(_text(x, 22, "target", "goal", "end"))
-        x -= 60
-    for name in reversed(names):
-        parts.append(_text(x, 22, name, "", "end"))
-        x -= 8 * len(name) + 16
-        parts.append(f'<rect x="{x}" y="12" width="11" height="11" class="{name}"/>')
-        x -= 12
+        parts.append(f'<line x1="{x}" y1="40" x2="{x + 14}" y2="40" class="target"/>')
+        parts.append(_text(x + 20, 44, "target"))
     return parts
 
 
