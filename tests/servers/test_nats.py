@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import random
@@ -22,6 +23,8 @@ from pyrep.errors import (
     ReplicaTemporaryError,
 )
 from pyrep.storage.nats_bucket import Bucket
+from pyrep.storage.nats_config import nats_settings
+from pyrep.storage.nats_session import NATSSession
 from pyrep.storage.registry import connect
 
 pytestmark = pytest.mark.nats
@@ -217,3 +220,25 @@ def test_tenants_share_one_thread(nats: NATSServer, bucket: str) -> None:
     for client in clients:
         client.close()
     assert threading.active_count() <= before
+
+
+def test_a_close_ends_what_does_not_mind_being_cancelled(nats: NATSServer, bucket: str) -> None:
+    """As the library's attempts to connect again can: a cancellation is lost in ``wait_for``."""
+    cancelled = []
+
+    async def stubborn() -> None:
+        while len(cancelled) < 3:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                cancelled.append(True)
+
+    async def begin(js: Any) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(stubborn())
+
+    spec = nats.spec(bucket, "t")
+    session = NATSSession(nats_settings(url=spec.url, path=spec.path, options=spec.options).account)
+    session.run("begin", "here", begin)
+    session.close()
+    assert "nats" not in [thread.name for thread in threading.enumerate()]
+    assert len(cancelled) == 3

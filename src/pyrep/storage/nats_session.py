@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _JOIN_SECONDS = 5.0
+_CANCEL_SECONDS = 0.1
 _CALL_SECONDS = 120.0  # longest call: a window of an upload, over a slow line
 _STREAM_NOT_FOUND = 10059
 _PERMANENT = frozenset((_STREAM_NOT_FOUND, 10039, 10054, 10071, 10076))
@@ -184,12 +185,13 @@ class _Connection:
     # --- on the connection's thread ---------------------------------------------------------------
 
     async def _serve(self, started: Future[asyncio.AbstractEventLoop]) -> None:
-        """Live until the end; what still runs then is cancelled with the loop."""
+        """Live until the end, and end what the library has left running."""
         started.set_result(asyncio.get_running_loop())
         await self._ending.wait()
         self._lost.set()
         with contextlib.suppress(NATSError, OSError):  # it is given up anyway
             await asyncio.wait_for(self._client.close(), _JOIN_SECONDS)
+        await _end_tasks()
 
     async def _connect(self) -> JetStreamContext:
         account = self._account
@@ -268,6 +270,18 @@ class _Connection:
             if when < begun:
                 raise
             raise _ConnectError(denial, permanent=True, hint=_DENIED_HINT) from error
+
+
+async def _end_tasks() -> None:
+    """Cancel every other task of the loop until it has ended.
+
+    Once is not enough: up to Python 3.11 ``wait_for`` swallows a cancellation that comes together
+    with its result, and the library would go on to connect for ever.
+    """
+    while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
 
 
 def _context(account: NATSAccount) -> ssl.SSLContext | None:
