@@ -51,6 +51,7 @@ from pyrep.storage.nats_bucket import (
 )
 from pyrep.storage.nats_config import NATSSettings
 from pyrep.storage.nats_session import NATSSession
+from pyrep.storage.pieces import PieceReader
 
 __all__ = ["NATSReplicaClient"]
 
@@ -299,7 +300,7 @@ def _replica_of(place: str) -> str | None:
     return "" if parse_ltx_path(text) else None
 
 
-class _Reader(io.RawIOBase):
+class _Reader(PieceReader):
     """Read a promised number of bytes of an object, some chunks at a time."""
 
     def __init__(
@@ -311,14 +312,12 @@ class _Reader(io.RawIOBase):
         info: FileInfo,
         length: int,
     ) -> None:
-        super().__init__()
+        super().__init__(length)
         self._session = session
         self._bucket = bucket
         self._one = one
         self._where = where
         self._info = info
-        self._left = length
-        self._data = memoryview(b"")
         self._messages: Messages | None = None
         # As many chunks at once as a window has; other programs make them of any size.
         self._count = max(1, _WINDOW * one.chunks // max(1, one.size))
@@ -329,20 +328,6 @@ class _Reader(io.RawIOBase):
             return True
         work = self._only_chunk if self._one.chunks == 1 else self._first_chunks
         return self._session.run("read", self._where, lambda js: work(js, offset))
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        view = memoryview(buffer).cast("B")
-        if not view or not (self._data or self._left):
-            return 0
-        if not self._data:
-            self._fetch()
-        count = min(len(view), len(self._data))
-        view[:count] = self._data[:count]
-        self._data = self._data[count:]
-        return count
 
     def close(self) -> None:
         if not self.closed and self._messages is not None:
@@ -390,7 +375,3 @@ class _Reader(io.RawIOBase):
                 max_txid=self._info.max_txid,
             )
         self._take(b"".join(message.data for message in batch))
-
-    def _take(self, data: bytes) -> None:
-        self._data = memoryview(data)[: self._left]
-        self._left -= len(self._data)

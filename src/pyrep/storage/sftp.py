@@ -37,6 +37,7 @@ from pyrep.storage.checks import (
     header_time,
 )
 from pyrep.storage.layout import LEVELS, LTX_DIR, level_path
+from pyrep.storage.pieces import PieceReader
 from pyrep.storage.search import look_plain
 from pyrep.storage.sftp_config import SFTPSettings
 from pyrep.storage.sftp_protocol import (
@@ -388,7 +389,7 @@ def _close_quietly(channel: SFTPChannel, handle: bytes) -> None:
         channel.try_each([Requests.close(handle)])
 
 
-class _Reader(io.RawIOBase):
+class _Reader(PieceReader):
     """Read a promised number of bytes of an open file, in windows that grow while it goes on."""
 
     def __init__(
@@ -400,29 +401,14 @@ class _Reader(io.RawIOBase):
         span: tuple[int, int],
         data: bytes,
     ) -> None:
-        super().__init__()
+        super().__init__(span[1])
         self._channel = channel
         self._handle = handle
         self._where = where
         self._info = info
-        self._at, self._left = span
-        self._data = memoryview(b"")
+        self._at = span[0]
         self._window = 2 * BLOCK
         self._take(data)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        view = memoryview(buffer).cast("B")
-        if not view or not (self._data or self._left):
-            return 0
-        if not self._data:
-            self._fetch()
-        count = min(len(view), len(self._data))
-        view[:count] = self._data[:count]
-        self._data = self._data[count:]
-        return count
 
     def close(self) -> None:
         if not self.closed and not self._channel.broken:
@@ -445,6 +431,5 @@ class _Reader(io.RawIOBase):
         self._take(data)
 
     def _take(self, data: bytes) -> None:
-        self._data = memoryview(data)[: self._left]
+        super()._take(data)
         self._at += len(self._data)
-        self._left -= len(self._data)
