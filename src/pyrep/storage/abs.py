@@ -11,8 +11,8 @@ from pyrep.storage.abs_session import ABSSession
 from pyrep.storage.abs_upload import upload
 from pyrep.storage.base import Capabilities
 from pyrep.storage.checks import IncomingFile
-from pyrep.storage.http import Answer, body_length, read_answer
-from pyrep.storage.objects import StoredObject, each, range_header
+from pyrep.storage.http import Answer, body_length, range_header, read_answer
+from pyrep.storage.objects import StoredObject, each
 
 __all__ = ["ABSContainer"]
 

@@ -13,8 +13,8 @@ from pyrep.storage.checks import IncomingFile
 from pyrep.storage.gcs_requests import GCSRequests, server_error
 from pyrep.storage.gcs_session import GCSSession
 from pyrep.storage.gcs_upload import METADATA, upload
-from pyrep.storage.http import Answer, parse_time, read_answer, unreadable
-from pyrep.storage.objects import StoredObject, each, range_header
+from pyrep.storage.http import Answer, parse_time, range_header, read_answer, unreadable
+from pyrep.storage.objects import StoredObject, each
 
 __all__ = ["GCSBucket"]
 

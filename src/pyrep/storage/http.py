@@ -30,15 +30,14 @@ from pyrep.storage.checks import check_range
 from pyrep.storage.object_url import TLS
 
 __all__ = [
-    "READ_BUFFER",
     "Answer",
-    "BodyReader",
     "Connections",
     "body_length",
     "format_time",
     "network_error",
+    "open_body",
     "parse_time",
-    "promised_length",
+    "range_header",
     "read_answer",
     "short_text",
     "split_origin",
@@ -46,7 +45,7 @@ __all__ = [
     "unreadable",
 ]
 
-READ_BUFFER = 64 << 10
+_READ_BUFFER = 64 << 10
 _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 60.0
 _CONNECTIONS = 32
@@ -269,7 +268,35 @@ def read_answer(
     return Answer(response.status, response.headers, body)
 
 
-class BodyReader(io.RawIOBase):
+def range_header(offset: int, size: int | None) -> dict[str, str]:
+    """Return the header that asks for a range, none for a whole object."""
+    if not offset and size is None:
+        return {}
+    return {"range": f"bytes={offset}-{'' if size is None else offset + size - 1}"}
+
+
+def open_body(
+    response: urllib3.BaseHTTPResponse,
+    where: str,
+    budget: Budget,
+    info: FileInfo,
+    offset: int,
+    size: int | None,
+) -> BinaryIO:
+    """Return the body of a 200 or 206 as a stream of just the bytes that were asked for.
+
+    :raises LTXCorruptError: the range lies past the file's end
+    :raises ReplicaTemporaryError: these are other bytes
+    """
+    try:
+        length = _promised_length(where, response.status, response.headers, info, offset, size)
+    except BaseException:
+        response.close()
+        raise
+    return io.BufferedReader(_BodyReader(response, where, length, budget), _READ_BUFFER)
+
+
+class _BodyReader(io.RawIOBase):
     """Read a promised number of bytes from a response that it owns, as a budget allows."""
 
     def __init__(
@@ -320,7 +347,7 @@ def body_length(where: str, headers: Mapping[str, str]) -> int:
     return int(text)
 
 
-def promised_length(
+def _promised_length(
     where: str,
     status: int,
     headers: Mapping[str, str],

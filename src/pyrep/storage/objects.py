@@ -23,7 +23,7 @@ from pyrep.storage.checks import (
     check_range,
     file_not_found,
 )
-from pyrep.storage.http import READ_BUFFER, Answer, BodyReader, promised_length
+from pyrep.storage.http import Answer, open_body
 from pyrep.storage.layout import LEVELS, level_path, ltx_path
 from pyrep.storage.search import look_plain
 
@@ -33,7 +33,6 @@ __all__ = [
     "StoredObject",
     "clean_path",
     "each",
-    "range_header",
 ]
 
 _NOT_FOUND = 404
@@ -145,7 +144,7 @@ class ObjectReplicaClient:
             return io.BytesIO()
         answer, response = self._store.read(key, offset, size)
         if response is not None:
-            return _stream(self._store.budget, answer, response, where, info, offset, size)
+            return open_body(response, where, self._store.budget, info, offset, size)
         if answer.status == _NOT_FOUND:
             raise file_not_found(where, info)
         if check_range(where, info, offset, size, self._size(info, key)) == 0:
@@ -239,33 +238,9 @@ def clean_path(path: str) -> str:
     return "" if cleaned == "." else cleaned
 
 
-def range_header(offset: int, size: int | None) -> dict[str, str]:
-    """Return the header that asks for a range, none for a whole object."""
-    if not offset and size is None:
-        return {}
-    return {"range": f"bytes={offset}-{'' if size is None else offset + size - 1}"}
-
-
 def each(workers: ThreadPoolExecutor, call: Callable[[str], None], keys: Iterable[str]) -> None:
     """Call something for every key, several at a time; the first error is raised at the end."""
     pending = [workers.submit(call, key) for key in keys]
     errors = [error for future in pending if (error := future.exception()) is not None]
     if errors:
         raise errors[0]
-
-
-def _stream(
-    budget: Budget,
-    answer: Answer,
-    response: urllib3.BaseHTTPResponse,
-    where: str,
-    info: FileInfo,
-    offset: int,
-    size: int | None,
-) -> BinaryIO:
-    try:
-        length = promised_length(where, answer.status, answer.headers, info, offset, size)
-    except BaseException:
-        response.close()
-        raise
-    return io.BufferedReader(BodyReader(response, where, length, budget), READ_BUFFER)

@@ -20,12 +20,11 @@ from pyrep.storage.checks import (
     file_not_found,
 )
 from pyrep.storage.http import (
-    READ_BUFFER,
-    BodyReader,
     body_length,
     format_time,
+    open_body,
     parse_time,
-    promised_length,
+    range_header,
 )
 from pyrep.storage.layout import LEVELS, hex_level_path, hex_ltx_path
 from pyrep.storage.s3_bucket import BATCH, S3Bucket
@@ -201,9 +200,8 @@ class S3ReplicaClient:
 
     def _open(self, info: FileInfo, key: str, offset: int, size: int | None) -> BinaryIO:
         where = self._bucket.where(key)
-        ranged = offset > 0 or size is not None
-        headers = {"range": f"bytes={offset}-{'' if size is None else offset + size - 1}"}
-        answer, response = self._bucket.stream("read", key, headers if ranged else {}, (404, 416))
+        headers = range_header(offset, size)
+        answer, response = self._bucket.stream("read", key, headers, (404, 416))
         if response is None and answer.status == 404:
             if answer.error.code == "NoSuchBucket":
                 raise ReplicaPermanentError(
@@ -215,13 +213,7 @@ class S3ReplicaClient:
             if check_range(where, info, offset, size, self._size(info)) == 0:
                 return io.BytesIO()  # what follows the last byte
             raise ReplicaTemporaryError(f"{where}: cannot read: the storage refused a good range")
-        try:
-            length = promised_length(where, answer.status, answer.headers, info, offset, size)
-        except BaseException:
-            response.close()
-            raise
-        body = BodyReader(response, where, length, self._bucket.session.budget)
-        return io.BufferedReader(body, READ_BUFFER)
+        return open_body(response, where, self._bucket.session.budget, info, offset, size)
 
     def _size(self, info: FileInfo) -> int:
         key = self._key(info)

@@ -29,9 +29,15 @@ from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.base import NO_TXID, Capabilities
 from pyrep.storage.checks import HEADER_SIZE, IncomingFile, header_time
-from pyrep.storage.http import Answer, body_length, network_error, read_answer
+from pyrep.storage.http import (
+    Answer,
+    body_length,
+    network_error,
+    range_header,
+    read_answer,
+)
 from pyrep.storage.layout import LEVELS, LTX_DIR, level_path
-from pyrep.storage.objects import ObjectReplicaClient, StoredObject, each, range_header
+from pyrep.storage.objects import ObjectReplicaClient, StoredObject, each
 from pyrep.storage.temp_names import is_abandoned, temp_name
 from pyrep.storage.webdav_session import WebDAVSession, is_done, server_error
 
