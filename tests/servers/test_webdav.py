@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import random
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.apache import WebDAVServer, apache
-from fixtures.clients import HEAD, PATIENT, Calling, client_of, put, refused
+from fixtures.clients import HEAD, PATIENT, Calling, client_of, everybody_works, put, refused
 from fixtures.fault_proxy import TCPProxy
 from fixtures.ltxbytes import build_ltx
 from pyrep.errors import ReplicaTemporaryError
@@ -109,6 +110,29 @@ def test_users_of_a_url_count(webdav_server: WebDAVServer, top: str) -> None:
     with client_of(ReplicaSpec(url=url)) as client:
         put(client)
         assert client.url == f"webdav://127.0.0.1:{webdav_server.port}/{top}"
+
+
+def test_a_digest_login(top: str) -> None:
+    """Log in without saying the password; a server that was started again asks anew."""
+    extra = (
+        "<Location />\nAuthType Digest\nAuthName dav\nAuthDigestProvider file\n"
+        "AuthUserFile {folder}/htdigest\nRequire valid-user\n</Location>\n"
+    )
+    data = HEAD + random.Random(1).randbytes(2 << 20)
+    with apache(extra=extra, modules=("auth_digest",)) as server:
+        secret = hashlib.md5(b"u:dav:S3CRET", usedforsecurity=False).hexdigest()
+        (server.folder / "htdigest").write_text(f"u:dav:{secret}\n")
+        with client_of(server.spec(f"{top}/team a")) as client:
+            everybody_works(client)
+        with client_of(server.spec(f"{top}/team b"), PATIENT) as client:
+            for _ in range(2):
+                info = put(client, data=data)
+                server.stop()
+                server.start()
+                assert client.open_ltx(info).read() == data
+                server.stop()
+                server.start()
+        refused(server.spec(top, webdav_password="SECRET"), "the server answered 401")
 
 
 def test_a_folder_that_is_no_webdav_says_so(webdav_server: WebDAVServer) -> None:

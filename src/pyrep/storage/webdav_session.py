@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
@@ -13,6 +12,7 @@ import urllib3
 
 from pyrep.errors import ReplicaError, ReplicaPermanentError, ReplicaTemporaryError
 from pyrep.storage.budget import Budget
+from pyrep.storage.digest import Login
 from pyrep.storage.http import (
     Answer,
     Connections,
@@ -32,6 +32,7 @@ _DAV = "{DAV:}"
 _PIECE = 64 << 10
 _MAX_ENTRY = 1 << 20
 _DONE = (200, 201, 204)  # 202 promises nothing, and 207 of a move or deletion tells of failures
+_UNAUTHORIZED = 401
 _MULTI_STATUS = 207
 _PROPFIND = (
     b'<?xml version="1.0" encoding="utf-8"?><propfind xmlns="DAV:"><prop>'
@@ -86,9 +87,8 @@ class WebDAVSession:
         self._connections = Connections(lambda: {"ssl_context": context}, budget)
         self.workers = self._connections.workers
         self._headers = {"user-agent": _USER_AGENT}
-        if account.user or account.password:
-            pair = base64.b64encode(f"{account.user}:{account.password}".encode()).decode()
-            self._headers["authorization"] = f"Basic {pair}"
+        is_private = account.origin.startswith("https:")
+        self._login = Login(account.user, account.password, at_once=is_private)
 
     def where(self, path: str) -> str:
         """Return the name of a file or folder for messages."""
@@ -114,11 +114,21 @@ class WebDAVSession:
 
         ``where`` is what messages name instead of the path.
         """
-        sent = {**self._headers, **(headers or {})}
         target = self._target(path)
         origin = self._account.origin
         where = where or self.where(path)
-        return self._connections.send(op, where, method, origin, target, sent, body)
+        for is_again in (False, True):
+            sent = {**self._headers, **self._login.headers(method, target), **(headers or {})}
+            response = self._connections.send(op, where, method, origin, target, sent, body)
+            if response.status != _UNAUTHORIZED or is_again:
+                break
+            asked = response.headers.getlist("www-authenticate")
+            if not self._login.learn(asked, sent.get("authorization", "")):
+                break
+            response.close()
+            if not isinstance(body, bytes):  # it is read; the next attempt begins at its start
+                raise ReplicaTemporaryError(f"{where}: cannot {op}: the server asks who we are")
+        return response
 
     def request(
         self,
