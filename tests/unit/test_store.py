@@ -61,6 +61,7 @@ class FakeTenant:
         self.stored = 0
         self.fenced = False
         self.caught_up = True
+        self.deleted = False
         self.idle_after = 0.1
         self.sealable = True
         self.sync_error: Exception | None = None

@@ -29,6 +29,10 @@ class ManagedTenant(Protocol):
         """Return whether connections are held."""
 
     @property
+    def deleted(self) -> bool:
+        """Return whether the database's file is gone."""
+
+    @property
     def pending(self) -> bool:
         """Return whether staged files wait for their upload."""
 
@@ -131,6 +135,7 @@ class Leaving:
     done: Callable[[ManagedTenant], None]
     deadline: float
     closed: bool = False  # sync pool
+    trouble: str = ""  # what kept its last changes from being stored
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -46,7 +47,7 @@ class Departures:
         """Close the database, on the sync pool."""
         tenant, shared = entry.tenant, self._shared
         if not leaving.closed:
-            self._close(tenant, going=True)
+            self._close(tenant, leaving, going=True)
             leaving.closed = True
             shared.leave(tenant.name)
             shared.schedule(UPLOAD, tenant.name, self._patience)
@@ -63,18 +64,20 @@ class Departures:
         else:
             self._end(entry, leaving)
 
-    def _close(self, tenant: ManagedTenant, *, going: bool) -> None:
-        """Close the database; what goes wrong where everything may be gone is only said."""
+    def _close(self, tenant: ManagedTenant, leaving: Leaving, *, going: bool) -> None:
+        """Close the database; what goes wrong where everything may be gone is said at the end."""
         try:
             tenant.close(going=going)
         except (PyrepError, OSError) as error:
-            extra = {"db": tenant.name, "op": "close", "error": str(error)}
-            _log.warning("the last changes of a database that goes may be lost", extra=extra)
+            leaving.trouble = leaving.trouble or str(error)
 
     def upload_failed(self, entry: Entry, leaving: Leaving, error: Exception) -> None:
         """Try again until the time is over, unless that is hopeless."""
         shared, name = self._shared, entry.tenant.name
-        complain(shared.limiter, entry.tenant, UPLOAD, error)
+        if isinstance(error, DatabaseError):
+            leaving.trouble = leaving.trouble or str(error)
+        else:
+            complain(shared.limiter, entry.tenant, UPLOAD, error)
         if isinstance(error, FencedError | DatabaseError | ReplicaPermanentError):
             leaving.deadline = shared.clock.monotonic()
             shared.submit(UPLOAD, name)
@@ -89,25 +92,31 @@ class Departures:
                 return  # it came back
             del shared.entries[tenant.name]
         try:
-            self._finish(entry)
+            self._finish(entry, leaving)
         finally:
             leaving.done(tenant)
 
-    def _finish(self, entry: Entry) -> None:
+    def _finish(self, entry: Entry, leaving: Leaving) -> None:
         shared, tenant = self._shared, entry.tenant
-        status = tenant.status()
-        if status.pending_files:
-            _log.warning(
-                "a database that went was not uploaded to its end",
-                extra={
-                    "db": tenant.name,
-                    "pending": status.pending_files,
-                    "hint": "What is staged is uploaded if it comes back with its state directory.",
-                },
-            )
-        self._close(tenant, going=False)
+        pending = tenant.status().pending_files
+        self._close(tenant, leaving, going=False)
+        if pending or leaving.trouble:
+            _tell(tenant, pending, leaving.trouble)
         self._forget(entry)
         row = replace(tenant_row(tenant), status="absent", error="", lag_seconds=0.0)
         shared.catalog.save_tenant(replace(row, pending_files=0, pending_bytes=0))
         if entry.park is not None:
             entry.park.answer(True, f"{tenant.name} is managed no longer")
+
+
+def _tell(tenant: ManagedTenant, pending: int, trouble: str) -> None:
+    """Say in one line what of a database that went is not stored."""
+    extra: dict[str, object] = {"db": tenant.name, "op": "close", "pending": pending}
+    if trouble:
+        extra["error"] = trouble
+    if not os.path.lexists(tenant.spec.state_path):
+        _log.info("a database was deleted with what was staged of it", extra=extra)
+        return
+    if pending:
+        extra["hint"] = "What is staged is uploaded if it comes back with its state directory."
+    _log.warning("a database that went was not stored to its end", extra=extra)

@@ -44,8 +44,9 @@ _log = logging.getLogger(__name__)
 def complain(limiter: RateLimiter, tenant: ManagedTenant, op: str, error: Exception) -> None:
     """Log a failure of ``op``; of a tenant's failures in a row, one every 30 seconds.
 
-    What only waits (busy, not ready) is a warning.  An exception that is none of ours is logged
-    with its traceback.
+    What only waits (busy, not ready) is a warning, and that its file is gone is none: it was
+    deleted, and is let go of as soon as that is noticed.  An exception that is none of ours is
+    logged with its traceback.
     """
     count = limiter.failed((tenant.name, op))
     if not count:
@@ -60,6 +61,9 @@ def complain(limiter: RateLimiter, tenant: ManagedTenant, op: str, error: Except
         return
     if error.hint:
         extra["hint"] = error.hint
+    if tenant.deleted and not isinstance(error, ReplicaError):
+        _log.info("database is gone", extra=extra)
+        return
     waits = isinstance(error, DatabaseBusyError | DatabaseNotReadyError)
     _log.log(logging.WARNING if waits else logging.ERROR, _failure(op, error), extra=extra)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -68,6 +69,11 @@ class TenantBase:
         self._degraded = False
 
     # --- what others ask ---
+
+    @property
+    def deleted(self) -> bool:
+        """Return whether the database's file is gone."""
+        return not os.path.lexists(self.spec.db_path)
 
     @property
     def attached(self) -> bool:

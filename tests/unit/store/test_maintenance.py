@@ -48,7 +48,7 @@ class FakeTenant:
         )
         self.clock = clock
         self.node_id = 0
-        self.fenced = False
+        self.fenced = self.deleted = False
         self.files: list[FileInfo] = []
         self.calls: list[Any] = []
         self.errors: list[Exception] = []

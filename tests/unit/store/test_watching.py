@@ -95,6 +95,7 @@ class QuietTenant:
 
     wants_stream = streaming = waits_to_read = needs_survey = False
     caught_up = True
+    deleted = False
 
     def __init__(self, clock: Clock, *, stays: bool) -> None:
         sync_interval = timedelta(seconds=_INTERVAL_SECONDS)
