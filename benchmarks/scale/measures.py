@@ -163,6 +163,7 @@ def single(plan: Plan, replicator: Replicator, number: str) -> Row:
     chosen = random.Random(1).sample(range(fleet.count), min(_SAMPLE, fleet.count))
     flags = [f"--rate={_COMMITS_PER_SECOND}", f"--seconds={2 * plan.seconds}", "--random"]
     names = [fleet.names[n] for n in chosen]
+    plan.pause(3.0)  # the last file of each is older than a sync interval
     with (
         arriving(replicator, names) as arrivals,
         writing(fleet, [fleet.databases[n] for n in chosen], *flags) as writer,

@@ -24,6 +24,7 @@ from pyrep.daemon.lookout import Lookout
 from pyrep.daemon.reload import Load, reread
 from pyrep.daemon.requests import serve
 from pyrep.errors import PyrepError, ShutdownInterruptedError, TXNotAvailableError
+from pyrep.memory import give_back
 from pyrep.restore.execute import RestoreOptions, RestoreResult, restore
 from pyrep.restore.state import write_tenant_state
 from pyrep.schedule.budget import ReadBudget
@@ -253,6 +254,8 @@ class _Daemon:
         except PyrepError:
             self._catalog.mark_clean_stop()  # nothing was opened
             raise
+        self._known.clear()  # of a database that comes later the catalog is asked
+        give_back()
 
     def _child(self, exec_command: str | None) -> Child | None:
         command = self._config.exec if exec_command is None else exec_command

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -108,6 +109,7 @@ class SyncState:
                     "checksum": tuple(raw["checksum"]) if raw["checksum"] else None,
                     "fingerprint": Fingerprint(**print_) if print_ else None,
                     "wal_print": tuple(raw["wal_print"]) if raw["wal_print"] else None,
+                    "boot_id": sys.intern(raw["boot_id"]),  # the same for ten thousand
                 }
             )
         except (KeyError, TypeError, IndexError, AttributeError) as error:
