@@ -125,7 +125,7 @@ class WebDAVSession:
             asked = response.headers.getlist("www-authenticate")
             if not self._login.learn(asked, sent.get("authorization", "")):
                 break
-            response.close()
+            read_answer(response, where, op, head=method == "HEAD")  # the connection is used again
             if not isinstance(body, bytes):  # it is read; the next attempt begins at its start
                 raise ReplicaTemporaryError(f"{where}: cannot {op}: the server asks who we are")
         return response
