@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 
-from pyrep.clock import from_ms
 from pyrep.ids import TXID
 
 __all__ = ["FileInfo", "format_name", "parse_name"]
@@ -32,11 +30,6 @@ class FileInfo:
     def name(self) -> str:
         """Return the file's name."""
         return format_name(self.min_txid, self.max_txid)
-
-    @property
-    def created_at(self) -> datetime:
-        """Return the file's time, aware and in UTC."""
-        return from_ms(self.timestamp_ms)
 
 
 def format_name(min_txid: int, max_txid: int) -> str:

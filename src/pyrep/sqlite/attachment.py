@@ -164,11 +164,6 @@ class Attachment:
             with self._translated():
                 connection.execute("ROLLBACK")
 
-    @property
-    def reading(self) -> bool:
-        """Return whether R holds its read transaction."""
-        return bool(self._connections) and self._connections[self._reader].in_transaction
-
     def move(self) -> None:
         """Let the idle connection begin a read transaction before the old R ends its own.
 

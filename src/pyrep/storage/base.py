@@ -34,7 +34,6 @@ class Capabilities:
     ranged_read: bool = True
     conditional_put: bool = True
     batch_delete: bool = False
-    server_time: bool = False
 
 
 @dataclass(frozen=True, slots=True)

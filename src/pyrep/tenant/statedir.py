@@ -196,13 +196,6 @@ class StateDir:
             for info in infos:
                 osfs.unlink("stage.unlink", base / staged_name(info), missing_ok=True)
 
-    def discard_after(self, txid: TXID) -> list[FileInfo]:
-        """Delete the staged files past ``txid``; return those that went."""
-        gone = [info for info in self.staged() if info.max_txid > txid]
-        if gone:
-            self.discard(gone)
-        return gone
-
     def clean(self) -> None:
         """Delete temporary files that a crash left."""
         if not self.exists():
