@@ -112,8 +112,10 @@ class SyncState:
                     "boot_id": sys.intern(raw["boot_id"]),  # the same for ten thousand
                 }
             )
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a sync state: {error}") from error
+        if not _has_its_types(state):
+            raise ValueError("not a sync state: a field of another type")
         if not 0 < state.node_id < 1 << 64 or min(state.txid, state.durable_txid) < 0:
             raise ValueError("not a sync state: impossible numbers")
         return state
@@ -125,3 +127,29 @@ class SyncState:
     def unproven(self) -> SyncState:
         """Return the state without a place in the WAL: the next sync, of any run, is a diff."""
         return replace(self, salts=Salts(0, 0), end_offset=0, fingerprint=None)
+
+
+_FLAGS = ("take_over", "converted")
+_TEXTS = ("boot_id", "fenced")
+_NUMBERS = (
+    *("node_id", "txid", "durable_txid", "page_size", "end_offset", "commit", "db_checksum"),
+    "timestamp_ms",
+)
+
+
+def _has_its_types(state: SyncState) -> bool:
+    """Return whether each field that was read from JSON is of its type, and fits into it."""
+    numbers = [getattr(state, name) for name in _NUMBERS]
+    prints = state.fingerprint
+    times = [getattr(prints, name) for name in Fingerprint.__slots__] if prints else []
+    for group, size in ((state.salts, 2), (state.checksum, 2), (state.wal_print, 3)):
+        if group is not None and len(group) != size:
+            return False
+    numbers += [*state.salts, *(state.checksum or ())]
+    times += state.wal_print or ()
+    return (
+        all(type(number) in (int, TXID) and 0 <= number < 1 << 64 for number in numbers)
+        and all(type(number) is int for number in times)
+        and all(isinstance(getattr(state, name), str) for name in _TEXTS)
+        and all(isinstance(getattr(state, name), bool) for name in _FLAGS)
+    )

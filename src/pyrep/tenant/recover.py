@@ -86,9 +86,9 @@ def recover(
     So are those that level 1 holds, up to ``merged``, but the newest.
     """
     by_txid = {file.info.max_txid: file for file in staged}
-    follow: list[StagedFile] = []
-    while durable + len(follow) + 1 in by_txid:
-        follow.append(by_txid[TXID(durable + len(follow) + 1)])
+    pages = _pages(folder, durable, by_txid)
+    follow = _following(by_txid, durable, pages.db_checksum)
+    pages.staged.extend(file.pages for file in follow)
     kept, gone = [], []
     for info in folder.staged():
         stays = info.max_txid == durable or merged < info.max_txid < durable
@@ -97,7 +97,6 @@ def recover(
         elif info.level or info.max_txid not in {file.info.max_txid for file in follow}:
             gone.append(info)
     folder.discard(gone)
-    pages = _pages(folder, durable, by_txid, follow)
     last = TXID(durable + len(follow))
     newest = by_txid.get(last)
     state, cause = _position(saved, last, newest)
@@ -115,17 +114,29 @@ def recover(
     )
 
 
-def _pages(
-    folder: StateDir, durable: TXID, by_txid: dict[TXID, StagedFile], follow: list[StagedFile]
-) -> LocalPages:
+def _following(by_txid: dict[TXID, StagedFile], durable: TXID, checksum: int) -> list[StagedFile]:
+    """Return the files that go on from ``durable``, whose database checksum is given (0: unknown).
+
+    One that goes on from another state was left by a run that gave it up and could not delete it,
+    or was killed meanwhile; it, and all after it, must not follow what took its place.
+    """
+    follow: list[StagedFile] = []
+    while (file := by_txid.get(TXID(durable + len(follow) + 1))) is not None:
+        if checksum and file.pages.pre_checksum not in (0, checksum):
+            break
+        follow.append(file)
+        checksum = file.pages.post_checksum
+    return follow
+
+
+def _pages(folder: StateDir, durable: TXID, by_txid: dict[TXID, StagedFile]) -> LocalPages:
     """Bring the table up to ``durable`` by redoing verified files, or drop it."""
     with folder.base() as base:
         table = PageTable.load(base)
         redo_from = table.txid if table is not None else TXID(0)
         pages = LocalPages(table)
-        wanted = [by_txid.get(TXID(txid)) for txid in range(redo_from + 1, durable + 1)]
-        redo = [file.pages for file in wanted if file is not None]
-        whole = len(redo) == len(wanted)
+        redo = [file.pages for txid, file in sorted(by_txid.items()) if redo_from < txid <= durable]
+        whole = len(redo) == max(0, durable - redo_from)  # a TXID of the replica may be any number
         newest = by_txid.get(durable)
         if table is None or not whole:
             # A torn table is redone from the newest file only if that holds every page.
@@ -136,7 +147,6 @@ def _pages(
         for staged in redo:
             pages.staged.append(staged)
             pages.fold(base, None)
-        pages.staged.extend(file.pages for file in follow)
         return pages
 
 

@@ -8,6 +8,7 @@ move when the last page is in the spool; what was committed after it waits for t
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from array import array
@@ -31,6 +32,7 @@ from pyrep.tenant.statedir import create_file
 from pyrep.tenant.stream import Stream
 from pyrep.tenant.sync import Engine
 from pyrep.tenant.trial import Progress
+from pyrep.tenant.trouble import explain
 from pyrep.tenant.upload import PutResult, put_stream
 
 __all__ = ["begin", "end", "send"]
@@ -39,6 +41,7 @@ _CHUNK_BYTES = 1 << 20
 _LOOK_SECONDS = 0.25
 _DURABLE_SECONDS = 60.0
 _RESERVE = 4  # one part in so many of the spool stays free for what is committed meanwhile
+_log = logging.getLogger(__name__)
 _ENDED = "the stream was given up"
 
 Lock = AbstractContextManager[bool]
@@ -372,7 +375,7 @@ def end(engine: Engine, stream: Stream) -> None:
 
 
 def _go_back(engine: Engine, stream: Stream) -> None:
-    engine.folder.discard(list(engine.queue))
+    stale = list(engine.queue)
     engine.pages.staged.clear()
     engine.attempted |= {stream.headers[-1].post_checksum}
     heal, cause = stream.causes
@@ -386,3 +389,8 @@ def _go_back(engine: Engine, stream: Stream) -> None:
     engine.heal_cause, engine.all_cause, engine.diff_cause = heal, cause, ""
     engine.replace_queue([])
     engine.stream_wish = "pages"
+    try:
+        engine.folder.discard(stale)
+    except OSError as error:  # the next start sees that they do not follow
+        extra = {"db": engine.name, "error": str(explain(engine.spec, error))}
+        _log.warning("cannot remove staged files that do not count any more", extra=extra)
