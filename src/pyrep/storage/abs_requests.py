@@ -13,7 +13,7 @@ from pyrep.errors import (
     ReplicaTemporaryError,
 )
 from pyrep.storage.abs_session import ABSSession
-from pyrep.storage.http import Answer, parse_time, read_answer, short_text, unreadable
+from pyrep.storage.http import Answer, parse_size, parse_time, read_answer, short_text, unreadable
 from pyrep.storage.objects import StoredObject
 
 __all__ = ["METADATA", "NO_QUERY", "ABSRequests", "error_code", "server_error"]
@@ -139,4 +139,4 @@ def _stored(item: ElementTree.Element) -> StoredObject:
         created = item.findtext("Properties/Creation-Time") or ""
         time = parse_time(created or item.findtext("Properties/Last-Modified") or "")
     size = item.findtext("Properties/Content-Length") or ""
-    return StoredObject(_name(item), int(size), time or 0)
+    return StoredObject(_name(item), parse_size(size), time or 0)

@@ -13,7 +13,7 @@ from pyrep.storage.checks import IncomingFile
 from pyrep.storage.gcs_requests import GCSRequests, server_error
 from pyrep.storage.gcs_session import GCSSession
 from pyrep.storage.gcs_upload import METADATA, upload
-from pyrep.storage.http import Answer, parse_time, range_header, read_answer, unreadable
+from pyrep.storage.http import Answer, parse_size, parse_time, range_header, read_answer, unreadable
 from pyrep.storage.objects import StoredObject, each
 
 __all__ = ["GCSBucket"]
@@ -135,4 +135,4 @@ def _stored(item: Mapping[str, object]) -> StoredObject:
     time = parse_time(str(text))
     if time is None:
         time = parse_time(str(item.get("timeCreated", ""))) or 0
-    return StoredObject(str(item["name"]), int(str(item["size"])), time)
+    return StoredObject(str(item["name"]), parse_size(str(item["size"])), time)

@@ -36,6 +36,7 @@ __all__ = [
     "format_time",
     "network_error",
     "open_body",
+    "parse_size",
     "parse_time",
     "range_header",
     "read_answer",
@@ -428,6 +429,16 @@ def format_time(ms: int) -> str:
     moment = from_ms(ms)
     fraction = f".{ms % 1000:03d}".rstrip("0") if ms % 1000 else ""
     return f"{moment:%Y-%m-%dT%H:%M:%S}{fraction}Z"
+
+
+def parse_size(text: str) -> int:
+    """Read a number of bytes.
+
+    :raises ValueError: it is none
+    """
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"{text[:_MESSAGE_CHARS]!r} is no number of bytes")
+    return int(text)
 
 
 def parse_time(text: str) -> int | None:

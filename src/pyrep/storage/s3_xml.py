@@ -9,6 +9,8 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from pyrep.storage.http import parse_size
+
 __all__ = [
     "Deletion",
     "ListedObject",
@@ -77,7 +79,7 @@ def parse_page(data: bytes) -> Page:
     decode = unquote_plus if _text(root, "EncodingType") == "url" else str
     objects = tuple(
         ListedObject(
-            decode(_text(item, "Key")), int(_text(item, "Size")), _text(item, "LastModified")
+            decode(_text(item, "Key")), parse_size(_text(item, "Size")), _text(item, "LastModified")
         )
         for item in _children(root, "Contents")
     )
