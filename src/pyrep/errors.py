@@ -33,6 +33,8 @@ __all__ = [
     "WALError",
 ]
 
+_QUOTED = 400
+
 
 class PyrepError(Exception):
     """Be the root of pyrep's errors; ``exit_code`` is what the command line exits with."""
@@ -48,6 +50,12 @@ class PyrepError(Exception):
         return self.message
 
 
+def _quoted(text: str) -> str:
+    """Return what a file says as a message can hold it: in one line, no longer than a screen."""
+    shown = text if text.isprintable() else repr(text)[1:-1]
+    return shown if len(shown) <= _QUOTED else f"{shown[:_QUOTED]}..."
+
+
 class ConfigError(PyrepError):
     """Say which field of the configuration is wrong, and with which value."""
 
@@ -57,9 +65,9 @@ class ConfigError(PyrepError):
         self, message: str, *, field: str = "", value: object = None, hint: str = ""
     ) -> None:
         if field and value is not None:
-            message = f"{field}: {message} (got {value})"
+            message = f"{_quoted(field)}: {message} (got {_quoted(str(value))})"
         elif field:
-            message = f"{field}: {message}"
+            message = f"{_quoted(field)}: {message}"
         super().__init__(message, hint=hint)
         self.field = field
         self.value = value
