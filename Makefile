@@ -79,11 +79,12 @@ $(SANITIZED)/.built: $(BUILT) $(CORE) $(wildcard src/pyrep/*.py)
 	  --build-lib $(SANITIZED) --build-temp $(SANITIZED)/temp
 	@touch $@
 
-fuzz: $(BUILT) $(SANITIZED)/.built ## feed hostile bytes: INPUTS=1000000 of SEED=1, 1 in 10 of them with sanitizers; then the tests
+fuzz: $(BUILT) $(SANITIZED)/.built ## feed hostile bytes: INPUTS=1000000 of SEED=1, 1 in 10 with sanitizers, 1 in 50 of other kinds
 	PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	  UBSAN_OPTIONS=print_stacktrace=1 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  $(PY) tests/tools/fuzz.py $$(( $${INPUTS:-1000000} / 10 )) --seed $${SEED:-1} --slow
 	$(PY) tests/tools/fuzz.py $${INPUTS:-1000000} --seed $${SEED:-1}
+	$(PY) tests/tools/fuzz_inputs.py $$(( $${INPUTS:-1000000} / 50 )) --seed $${SEED:-1}
 	PYREP_SCALE=$${PYREP_SCALE:-50} $(PY) -m pytest -m fuzz
 
 soak: $(BUILT) ## hours: the long form of the property, crash, fuzz and field tests
