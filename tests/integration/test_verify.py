@@ -20,6 +20,7 @@ from fixtures.host import Host
 from fixtures.ltxbytes import build_ltx
 from fixtures.rig import Rig
 from pyrep import ltxio
+from pyrep.errors import LTXNotFoundError
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.file import FileReplicaClient
@@ -277,6 +278,78 @@ def test_a_file_that_goes_between_listing_and_reading_is_no_finding(own_replica:
     found = verify_replica(Shrinking(copy), VerifyOptions(clock=FakeClock()))
     expect_whole(found, 11)
     assert found.files == 3 + 2 + 1 + 2
+
+
+def test_what_is_stored_after_each_listing_is_not_lost(own_replica: Path) -> None:
+    """A daemon stores a file while the levels are being listed, at every look another one."""
+    stored = itertools.count(12)
+
+    def known() -> Known:
+        new = TXID(next(stored))
+        return Known(TXID(11), [FileInfo(0, new, new, size=200)])
+
+    client = FileReplicaClient(own_replica)
+    expect_whole(verify_replica(client, VerifyOptions(clock=FakeClock(), known=known)), 11)
+
+
+def test_what_no_two_looks_saw_is_a_warning(own_replica: Path) -> None:
+    """At every look another newest file is listed, and merged away before it is read."""
+    newest = itertools.count(12)
+
+    class Merging(FileReplicaClient):
+        def list_ltx(self, level: int, **options: object) -> Iterator[FileInfo]:  # type: ignore[override]
+            yield from super().list_ltx(level)
+            if level == 0:
+                yield FileInfo(0, TXID(12), TXID(next(newest)), size=200)
+
+    found = verify_replica(Merging(own_replica), VerifyOptions(clock=FakeClock()))
+    assert kinds(found) == {"unreadable"}
+    assert found.ok
+    assert found.txid == 11
+
+
+def test_a_file_that_goes_and_is_not_needed_costs_a_listing(own_replica: Path) -> None:
+    """Not another reading of the whole replica, which may be large."""
+    copy = own_replica.with_name("once")
+    shutil.copytree(own_replica, copy)
+    lists = []
+
+    class Shrinking(FileReplicaClient):
+        def list_ltx(self, level: int, **options: object) -> Iterator[FileInfo]:  # type: ignore[override]
+            lists.append(level)
+            return super().list_ltx(level)
+
+        def open_ltx(self, info: FileInfo, offset: int = 0, size: int | None = None) -> object:  # type: ignore[override]
+            if info.level == 0 and info.max_txid == 3:
+                self.delete_ltx([info])
+            return super().open_ltx(info, offset, size)
+
+    found = verify_replica(Shrinking(copy), VerifyOptions(clock=FakeClock()))
+    assert found.findings == ()
+    assert lists.count(0) == 2
+
+
+def test_a_file_that_stays_listed_and_is_not_there_is_found(own_replica: Path) -> None:
+    class Hollow(FileReplicaClient):
+        def open_ltx(self, info: FileInfo, offset: int = 0, size: int | None = None) -> object:  # type: ignore[override]
+            if info.level == 0 and info.max_txid == 3:
+                raise LTXNotFoundError("it is not there")
+            return super().open_ltx(info, offset, size)
+
+    found = verify_replica(Hollow(own_replica), VerifyOptions(clock=FakeClock()))
+    assert kinds(found) == {"unreadable"}
+    assert not found.ok
+
+
+def test_a_warning_does_not_hide_that_the_end_is_missing(own_replica: Path) -> None:
+    """A hole in level 0 is a warning; that nothing leads to what was stored is an error."""
+    copy = own_replica.with_name("behind")
+    shutil.copytree(own_replica, copy)
+    for txid in (3, 11):
+        (copy / "ltx" / "0" / f"{txid:016x}-{txid:016x}.ltx").unlink()
+    found = verified(copy, Known(TXID(11)))
+    assert kinds(found) == {"hole", "behind"}
+    assert not found.ok
 
 
 def test_no_false_alarm_beside_a_daemon_that_writes_merges_and_deletes(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pyrep.errors import LTXCorruptError, PyrepError, ReplicaError, ShutdownInte
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.restore.execute import RestoreOptions, restore
+from pyrep.restore.plan import chain_head
 from pyrep.restore.proof import check_mode
 from pyrep.restore.source import Source, list_files
 from pyrep.storage.base import ReplicaClient
@@ -25,7 +26,7 @@ from pyrep.verify.replay import FilePages
 
 __all__ = ["Known", "VerifyOptions", "verify_replica"]
 
-_LOOKS = 5  # a finding counts when two looks in a row agree
+_LOOKS = 5  # a finding counts when two looks in a row have it
 _PAUSE_SECONDS = 1.0
 _numbers = itertools.count(1)
 
@@ -48,7 +49,7 @@ class VerifyOptions:
 
     ``integrity_check`` other than ``none`` restores the newest state below ``scratch`` (a
     directory; None: the system's) and lets SQLite check it, ``quick`` or ``full``.
-    ``known`` returns what the storage is known to hold by now; it is asked after each listing.
+    ``known`` returns what the storage is known to hold by now; it is asked around each listing.
     ``on_bytes`` is told how many bytes arrived; setting ``cancel`` ends it with an error.
     """
 
@@ -64,7 +65,8 @@ def verify_replica(client: ReplicaClient, options: VerifyOptions | None = None) 
     """Read everything on a replica and prove that it is whole.
 
     Files come and go while a daemon works.  So what looks wrong is looked at again, from a new
-    listing, and counts only if it is found twice in a row.
+    listing, and counts only if it is found twice in a row; what the last look alone has is a
+    warning.
 
     :raises ReplicaError: the storage failed
     :raises ShutdownInterruptedError: ``options.cancel`` was set
@@ -76,34 +78,65 @@ def verify_replica(client: ReplicaClient, options: VerifyOptions | None = None) 
     for _ in range(_LOOKS - 1):
         if not found.findings:
             break
-        before = set(found.findings)
+        before = found.findings
         if options.clock.wait(options.cancel, _PAUSE_SECONDS):
             raise ShutdownInterruptedError(f"{client.url}: verification was interrupted")
         found = _look(source, options)
-        if before.issuperset(found.findings):
+        if set(before).issuperset(found.findings):
             break
+    else:
+        found = replace(
+            found, findings=tuple(f if f in before else _seen_once(f) for f in found.findings)
+        )
     if options.integrity_check != "none" and found.txid:
         found = _restored(client, found, options)
     return found
 
 
+def _seen_once(finding: Finding) -> Finding:
+    text = f"{finding.text}; no other look saw it, so files may have come or gone meanwhile"
+    return replace(finding, text=text, severity=Severity.WARNING)
+
+
 def _look(source: Source, options: VerifyOptions) -> Verification:
     """Verify what one listing shows, and compare it with what is known to be there.
 
-    What is known is asked last: a file is forgotten before it is deleted, so only one that was
-    stored since the listing can seem to be lost, and the next look has that.
+    What is known is asked before and after: a file is known once it is stored and forgotten
+    before it is deleted, so one that is known both times was there between them.
     """
+    before = options.known()
     listing = list_files(source.client)
-    known = options.known()
-    found = verify_files(listing, lambda info: _read(source, info))
-    lost = _lost(listing, known.files)
-    if known.awaited and not listing:
+    after = options.known()
+    if before.awaited and not listing:
         text = "nothing was stored yet"
-        return replace(found, findings=(Finding("empty", "", text, Severity.WARNING),))
-    if found.txid < known.durable_txid and not found.findings:
-        text = f"the files lead to txid {found.txid}, but {known.durable_txid} was stored here"
+        empty = verify_files((), lambda info: _read(source, info))
+        return replace(empty, findings=(Finding("empty", "", text, Severity.WARNING),))
+    found = verify_files(listing, lambda info: _read(source, info))
+    found = _without_deleted(source, options, listing, found)
+    lost = _lost(listing, set(before.files).intersection(after.files))
+    durable = min(before.durable_txid, after.durable_txid)
+    if found.txid < durable and found.ok:
+        text = f"the files lead to txid {found.txid}, but {durable} was stored here"
         lost.append(Finding("behind", "", text))
     return replace(found, findings=(*found.findings, *lost))
+
+
+def _without_deleted(
+    source: Source, options: VerifyOptions, listing: Iterable[FileInfo], found: Verification
+) -> Verification:
+    """Leave out that files could not be read which are listed no more, if others lead as far."""
+    unreadable = {finding.file for finding in found.findings if finding.kind == "unreadable"}
+    if not unreadable or found.txid < chain_head(listing):
+        return found
+    there = {file_name(info) for info in (*list_files(source.client), *options.known().files)}
+    deleted = unreadable - there
+    held = [info for info in listing if file_name(info) not in deleted]
+    return replace(
+        found,
+        files=len(held),
+        bytes=sum(info.size for info in held),
+        findings=tuple(f for f in found.findings if f.file not in deleted),
+    )
 
 
 def _lost(listing: Iterable[FileInfo], known: Iterable[FileInfo]) -> list[Finding]:
