@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -183,3 +185,41 @@ def test_a_folder_that_takes_the_place_of_ours_brings_no_page_checksums_for_ours
     assert ours.durable == 2
     ours.expect_equal()
     ours.close()
+
+
+class _Door:
+    """Be a tenant's lock, and tell when another thread than the one that made it comes to it."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self._owner = threading.get_ident()
+        self.met = threading.Event()
+
+    def __enter__(self) -> None:
+        if threading.get_ident() != self._owner:
+            self.met.set()
+        self._lock.acquire()
+
+    def __exit__(self, *problem: object) -> None:
+        self._lock.release()
+
+
+def test_who_asks_for_the_position_while_it_is_first_read_does_not_set_it_back(
+    rig: Rig, app: App
+) -> None:
+    """A file was staged twice under one TXID, the second time with a checksum of nothing."""
+    rig.ship()
+    rig.restart(clean=False)
+    app.execute("insert into t (a) values (2)")
+    rig.tenant._lock = door = _Door(rig.tenant._lock)  # type: ignore[assignment]
+    asking = threading.Thread(target=rig.tenant.status)
+    with door:
+        asking.start()
+        assert door.met.wait(60)
+        rig.stage()
+    asking.join()
+    assert rig.tenant.status().local_txid == 2
+    app.execute("insert into t (a) values (3)")
+    rig.ship()
+    assert rig.durable == 3
+    rig.expect_equal()

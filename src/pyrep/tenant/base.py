@@ -198,8 +198,9 @@ class TenantBase:
     def _state(self) -> SyncState:
         if not self._loaded:
             with self._lock:
-                self._engine.state = self._load()
-                self._loaded = True
+                if not self._loaded:  # who waited for the lock must not undo what came meanwhile
+                    self._engine.state = self._load()
+                    self._loaded = True
         return self._engine.state
 
     def _load(self) -> SyncState:
