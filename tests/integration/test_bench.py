@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from fixtures.host import Host
 from pyrep.bench.database import row_digest
 from pyrep.bench.journal import TABLE, read_journal, rows_of
 from pyrep.bench.main import main
+from pyrep.bench.validate import check_copy
 from pyrep.errors import DatabaseError
 
 
@@ -189,8 +191,82 @@ def test_a_past_that_never_was_is_found(tmp_path: Path) -> None:
                 file.write(json.dumps(each | {"done": time.time(), "begun": time.time()}) + "\n")
         words = ["-source-db", path, "-replica-url", f"file://{host.replica}/one.db", "-json"]
         found = document("validate", *words, "-journal", journal, "-slack", "1us", code=1)
-        (problem, *_) = found["problems"]  # type: ignore[misc]
+        (*_, problem) = found["problems"]  # type: ignore[misc]
         assert re.search(r"0 rows, \d+ were committed by then", problem["problem"])
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """Return a database at rest and the URL of its replica, which has all of it."""
+    with Host(tmp_path) as host:
+        path = host.data / "one.db"
+        bench("populate", "-db", path, "-target-size", "50KB")
+        host.start()
+        host.wait_shipped("one.db")
+        assert host.stop() == 0
+        yield path, f"file://{host.replica}/one.db"
+
+
+@pytest.mark.parametrize("kind", ["quick", "integrity", "checksum", "rows"])
+def test_a_replica_that_lacks_the_newest_rows_passes_no_check(
+    stored: tuple[Path, str], kind: str
+) -> None:
+    path, url = stored
+    words = ["-source-db", path, "-replica-url", url, "-check-type", kind, "-json"]
+    assert document("validate", *words)["failed"] == 0
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("insert into bench_0 select null, data, 'x', 1, 1.0, 1 from bench_0 limit 1")
+    assert document("validate", *words, code=1)["failed"] == 1
+
+
+def test_rows_tell_a_lost_index_and_text_that_is_no_utf_8(stored: tuple[Path, str]) -> None:
+    path, _ = stored
+    copy = path.with_name("copy.db")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("update bench_0 set text_field = cast(x'ff41' as text) where id = 1")
+        db.execute("pragma wal_checkpoint(truncate)")
+    shutil.copy(path, copy)
+    assert [check.problem for check in check_copy(path, copy, "rows")] == [""]
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("create index later on bench_0 (text_field)")
+    (check,) = check_copy(path, copy, "rows")
+    assert check.problem == "the schemas differ"
+
+
+def test_a_source_is_never_restored_over(stored: tuple[Path, str]) -> None:
+    """It would be compared with itself then, and what was not replicated would be gone."""
+    path, url = stored
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    before = path.read_bytes()
+    for output in (path, link):
+        words = ["-source-db", path, "-replica-url", url, "-restored-db", output]
+        code, text = bench("validate", *words)
+        assert code == 2, text
+        assert "-restored-db is the source" in text
+    assert path.read_bytes() == before
+
+
+def test_databases_that_no_commit_is_of_are_said_not_to_be_checked(tmp_path: Path) -> None:
+    """A load of few of many writes to some of them only; that is no fault of a replica."""
+    with Host(tmp_path) as host:
+        for name in ("one.db", "two.db"):
+            bench("populate", "-db", host.data / name, "-target-size", "50KB")
+        journal = tmp_path / "journal"
+        words = ["-write-rate", "50", "-duration", "300ms", "-read-ratio", "0"]
+        bench("load", "-db", host.data / "one.db", *words, "-journal", journal)
+        bench("load", "-db", tmp_path / "data" / "two.db", *words)
+        host.start()
+        host.wait_shipped("one.db", "two.db")
+        assert host.stop() == 0
+        words = ["-source-dir", str(host.data), "-config", str(host.config), "-json"]
+        found = document("validate", *words, "-journal", journal, "-samples", "1", "-slack", "60s")
+        assert found["not_in_journal"] == [str(host.data / "two.db")]
+        assert found["checks"] == 3
+        journal.write_text("")
+        code, text = bench("validate", *words, "-journal", journal)
+        assert code == 2
+        assert "has no commit of these databases" in text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,17 @@ from pathlib import Path
 
 from pyrep.errors import ConfigError, DatabaseError
 
-__all__ = ["below", "opened", "quoted", "row_digest", "size_of", "translated", "user_tables"]
+__all__ = [
+    "below",
+    "opened",
+    "quoted",
+    "row_counts",
+    "row_digest",
+    "schema",
+    "size_of",
+    "translated",
+    "user_tables",
+]
 
 _BUSY_SECONDS = 30.0
 
@@ -75,17 +85,42 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def schema(path: Path) -> list[tuple[str, ...]]:
+    """Return type, name and SQL of everything in the schema."""
+    with opened(path, readonly=True) as connection:
+        rows = connection.execute(
+            "select type, name, ifnull(sql, '') from sqlite_master order by 2"
+        )
+        return [tuple(map(str, row)) for row in rows]
+
+
+def row_counts(path: Path) -> dict[str, int]:
+    """Return the number of rows of each table."""
+    found = {}
+    with opened(path, readonly=True) as connection:
+        for table in user_tables(connection):
+            row = connection.execute(f"select count(*) from {quoted(table)}").fetchone()
+            found[table] = int(row[0])
+    return found
+
+
 def row_digest(path: Path) -> dict[str, tuple[int, str]]:
     """Return the number of rows of each table and a digest of them, in the order of their keys."""
     found = {}
     with opened(path, readonly=True) as connection:
+        connection.text_factory = _text
         for table in user_tables(connection):
             digest, count = hashlib.blake2b(digest_size=16), 0
             for row in connection.execute(f"select * from {quoted(table)} order by 1"):
-                digest.update(repr(row).encode("utf-8", "surrogateescape"))
+                digest.update(repr(row).encode())
                 count += 1
             found[table] = (count, digest.hexdigest())
     return found
+
+
+def _text(data: bytes) -> str:
+    """Keep what is no UTF-8: SQLite stores any bytes as text."""
+    return data.decode("utf-8", "surrogateescape")
 
 
 def size_of(path: Path) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from pyrep.cli.flags import Command, Duration, Number, OneOf, fail
 from pyrep.cli.output import write_json, write_table
 
 if TYPE_CHECKING:
+    from pyrep.bench.journal import Commit
     from pyrep.bench.validate import Check
 
 __all__ = ["command"]
@@ -43,7 +45,7 @@ _KINDS = ("quick", "integrity", "checksum", "rows", "full")
     metavar="|".join(_KINDS),
     default="quick",
     show_default=True,
-    help="SQLite's checks, whole files, every row, or all of it.",
+    help="SQLite's checks and the numbers of rows, whole files, every row, or all of it.",
 )
 @click.option("-journal", metavar="FILE", help="Restore to past times of this journal as well.")
 @click.option("-samples", type=Number(), default=5, show_default=True, help="Times per database.")
@@ -84,9 +86,11 @@ def command(
     if source_dir and (replica_url or restored_db):
         fail("-replica-url and -restored-db belong to -source-db")
     sources = choose(source_db, source_dir, match)
+    if restored_db and sources[0].resolve() == Path(db_path(restored_db)).resolve():
+        fail("-restored-db is the source: it would be compared with itself")
     wanted = _Wanted(
         check_type,
-        Path(db_path(journal)) if journal else None,
+        _commits(Path(db_path(journal)), sources) if journal else None,
         samples,
         slack.total_seconds(),
         seed,
@@ -99,7 +103,8 @@ def command(
             for check in _checks(wanted, source, words, copy, Path(folder) / "past.db"):
                 found.append(check)
                 show(len(found))
-    return _report(found, len(sources), as_json)
+    known = sources if wanted.commits is None else wanted.commits
+    return _report(found, len(sources), [each for each in sources if each not in known], as_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +112,30 @@ class _Wanted:
     """Hold the flags that say what is checked."""
 
     kind: str
-    journal: Path | None
+    commits: Mapping[Path, Sequence[Commit]] | None  # None: the past is not asked for
     samples: int
     slack: float
     seed: int
+
+
+def _commits(journal: Path, sources: Sequence[Path]) -> dict[Path, list[Commit]]:
+    """Return what a journal has of each source that it knows.
+
+    :raises ConfigError: it knows none
+    """
+    from pyrep.bench.journal import read_journal
+    from pyrep.errors import ConfigError
+
+    wanted, found = set(sources), defaultdict(list)
+    for commit in read_journal(journal):
+        if (path := Path(commit.db)) in wanted:
+            found[path].append(commit)
+    if not found:
+        raise ConfigError(
+            f"the journal {journal} has no commit of these databases",
+            hint="Name the databases as pyrep-bench load was told them.",
+        )
+    return dict(found)
 
 
 def _checks(
@@ -126,11 +151,11 @@ def _checks(
         yield Check(str(source), "restore", str(error))
         return
     yield from check_copy(source, copy, wanted.kind)
-    if wanted.journal is not None:
+    if wanted.commits is not None and source in wanted.commits:
         yield from check_past(
             source,
             words,
-            wanted.journal,
+            wanted.commits[source],
             past,
             samples=wanted.samples,
             slack=wanted.slack,
@@ -138,7 +163,7 @@ def _checks(
         )
 
 
-def _report(found: Sequence[Check], databases: int, as_json: bool) -> int:
+def _report(found: Sequence[Check], databases: int, unknown: Sequence[Path], as_json: bool) -> int:
     wrong = [check for check in found if check.problem]
     if as_json:
         write_json(
@@ -149,10 +174,13 @@ def _report(found: Sequence[Check], databases: int, as_json: bool) -> int:
                 "problems": [
                     {"db_path": c.db, "check": c.what, "problem": c.problem} for c in wrong
                 ],
+                "not_in_journal": [str(path) for path in unknown],
             }
         )
         return 1 if wrong else 0
     if wrong:
         write_table(("database", "check", "problem"), [(c.db, c.what, c.problem) for c in wrong])
+    if unknown:
+        click.echo(f"of {len(unknown)} databases the journal has no commit: no past was checked")
     click.echo(f"{databases} databases, {len(found)} checks, {len(wrong)} failed")
     return 1 if wrong else 0
