@@ -6,6 +6,7 @@ back.  ``test_replica_clients.py`` runs each check on each backend.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import threading
@@ -566,6 +567,8 @@ def check_one_client_serves_many_threads(backend: Backend) -> None:
 def check_readers_never_see_a_part(backend: Backend) -> None:
     client, reader = backend.client(), backend.client()
     done = threading.Event()
+    # NATS deletes what is replaced under its readers, and says so
+    told = (ReplicaTemporaryError,) if reader.scheme == "nats" else ()
     tail = random.Random(5).randbytes(300_000)
     versions = [build_ltx(1, 1, timestamp_ms=time) + tail * time for time in (1, 2)]
 
@@ -578,9 +581,10 @@ def check_readers_never_see_a_part(backend: Backend) -> None:
         seen = 0
         while not done.is_set() or not seen:
             for info in reader.list_ltx(0):
-                assert read(reader, info) in versions
-                assert info.size in (len(versions[0]), len(versions[1]))
-                seen += 1
+                with contextlib.suppress(*told):
+                    assert read(reader, info) in versions
+                    assert info.size in (len(versions[0]), len(versions[1]))
+                    seen += 1
         return seen
 
     with ThreadPoolExecutor(2) as pool:

@@ -181,6 +181,18 @@ def test_a_file_deleted_while_it_is_read_is_not_found(nats: NATSServer, bucket: 
                 stream.read()
 
 
+def test_a_file_replaced_while_it_is_read_is_to_be_read_again(
+    nats: NATSServer, bucket: str
+) -> None:
+    with client_of(nats.spec(bucket, "t")) as client:
+        info = put(client, data=HEAD + bytes(6 << 20))
+        with client.open_ltx(info) as stream:
+            stream.read(10)
+            put(client, data=HEAD + bytes(5 << 20))
+            with pytest.raises(ReplicaTemporaryError, match="replaced while it was read"):
+                stream.read()
+
+
 def test_a_missing_bucket_is_a_permanent_error(nats: NATSServer) -> None:
     error = refused(nats.spec("no-such-bucket", "t"), "stream not found")
     assert error.hint == "Create the bucket (nats object add NAME), or correct its name."

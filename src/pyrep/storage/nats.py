@@ -112,7 +112,8 @@ class NATSReplicaClient:
             if one is None or one.deleted:
                 raise file_not_found(where, info)
             length = check_range(where, info, offset, size, one.size)
-            reader = _Reader(self._session, self._bucket, one, where, info, length)
+            look = partial(self._look, "read", info)
+            reader = _Reader(self._session, self._bucket, one, where, info, length, look)
             if reader.begin(offset):
                 return io.BufferedReader(reader, _READ_BUFFER)
             reader.close()  # replaced between the look and the read
@@ -311,8 +312,10 @@ class _Reader(PieceReader):
         where: str,
         info: FileInfo,
         length: int,
+        look: Callable[[], Described | None],
     ) -> None:
         super().__init__(length)
+        self._look = look
         self._session = session
         self._bucket = bucket
         self._one = one
@@ -366,6 +369,11 @@ class _Reader(PieceReader):
             else []
         )
         if not batch:
+            now = self._look()
+            if now is not None and not now.deleted:
+                raise ReplicaTemporaryError(
+                    f"{self._where}: cannot read: it was replaced while it was read"
+                )
             raise LTXNotFoundError(
                 f"deleted while it was read, {self._left} bytes before its end",
                 op="read",
