@@ -19,6 +19,7 @@ that a crash left behind or ahead is never trusted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 from array import array
@@ -31,7 +32,8 @@ from pyrep import _checksum, osfs
 from pyrep.ids import TXID, lock_pgno
 from pyrep.tenant.statedir import create_file
 
-__all__ = ["TABLE_NAME", "WINDOW_PAGES", "LocalPages", "PageTable", "StagedPages", "sync_table"]
+__all__ = ["TABLE_NAME", "WINDOW_PAGES", "LocalPages", "PageTable", "StagedPages"]
+__all__ += ["TableLostError", "sync_table"]
 
 TABLE_NAME = "pages"
 WINDOW_PAGES = 65536
@@ -40,6 +42,10 @@ _HEADER_SIZE = 64
 _MAGIC = b"PYRT"
 _VERSION = 1
 _ENTRY = 8
+
+
+class TableLostError(OSError):
+    """Somebody removed the table while its checksums were counted on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,15 @@ def _table_fd(base: Path, flags: int) -> Iterator[int | None]:
         yield fd
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def _known_table_fd(base: Path) -> Iterator[int]:
+    """Open a table that is there by all that is known: zeros must not stand for its entries."""
+    with _table_fd(base, os.O_RDONLY) as fd:
+        if fd is None:
+            raise TableLostError(errno.ENOENT, "the page checksums were removed")
+        yield fd
 
 
 def _offset(pgno: int) -> int:
@@ -207,19 +222,24 @@ class LocalPages:
         self.staged.clear()
 
     def window(self, base: Path, first: int, count: int) -> array[int]:
-        """Return the checksums of ``count`` pages from page ``first``."""
+        """Return the checksums of ``count`` pages from page ``first``.
+
+        :raises TableLostError: the table is gone
+        """
         start = max((i for i, s in enumerate(self.staged) if s.full), default=-1)
         window = array("Q", bytes(count * _ENTRY))
         if start < 0 and self.table is not None:
-            with _table_fd(base, os.O_RDONLY) as fd:
-                if fd is not None:
-                    window = _read(fd, first, count)
+            with _known_table_fd(base) as fd:
+                window = _read(fd, first, count)
         for staged in self.staged[max(start, 0) :]:
             staged.overlay(first, window)
         return window
 
     def lookup(self, base: Path, pgnos: Sequence[int]) -> array[int]:
-        """Return the checksums of these pages (ascending), 0 for one that is not known."""
+        """Return the checksums of these pages (ascending), 0 for one that is not known.
+
+        :raises TableLostError: the table is gone
+        """
         found = array("Q", bytes(len(pgnos) * _ENTRY))
         missing = []
         for at, pgno in enumerate(pgnos):
@@ -230,9 +250,7 @@ class LocalPages:
                 found[at] = crc
         if not missing or self.table is None:
             return found
-        with _table_fd(base, os.O_RDONLY) as fd:
-            if fd is None:
-                return found
+        with _known_table_fd(base) as fd:
             for at in missing:
                 if pgnos[at] <= self.table.page_count:
                     found[at] = _read(fd, pgnos[at], 1)[0]

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from pyrep import compactor
 from pyrep.clock import to_ms
+from pyrep.config.expand import TenantSpec
 from pyrep.errors import (
     DatabaseBusyError,
     DatabaseError,
@@ -24,6 +25,7 @@ from pyrep.tenant.base import TenantBase
 from pyrep.tenant.capture import SpoolFullError
 from pyrep.tenant.farewell import farewell
 from pyrep.tenant.lineage import Action
+from pyrep.tenant.pages import TableLostError
 from pyrep.tenant.position import SyncState
 from pyrep.tenant.ring import StreamEndedError
 from pyrep.tenant.session import prints
@@ -120,12 +122,14 @@ class Tenant(TenantBase):
             if not self._surveyed:
                 raise ReplicaTemporaryError(f"{self.name}: the replica was not listed yet")
             if not self._folder.exists():
-                raise self._folder_lost(f"{self.spec.state_path} was removed or replaced")
+                raise self._folder_lost(_replaced(self.spec))
             try:
                 self._own()
                 if self.needs_survey:
                     return False  # another process used the database: the replica is listed anew
                 staged = turn.sync(self._engine)
+            except TableLostError as error:
+                raise self._folder_lost(error.strerror) from error
             except OSError as error:
                 raise self._failed(explain(self.spec, error)) from error
             except PyrepError as error:
@@ -214,6 +218,9 @@ class Tenant(TenantBase):
                 if self._is_next(info):
                     raise self._folder_lost(f"staged file {info.name} was removed") from error
                 return True
+        except DatabaseError as error:  # nobody would look again while the database is quiet
+            with self._lock:
+                raise self._folder_lost(_replaced(self.spec)) from error
         except OSError as error:
             raise explain(self.spec, error) from error
         with self._lock:
@@ -408,3 +415,7 @@ class Tenant(TenantBase):
         if self._folder.exists():
             self._engine.save()
         self._folder.disown()
+
+
+def _replaced(spec: TenantSpec) -> str:
+    return f"{spec.state_path} was removed or replaced"
