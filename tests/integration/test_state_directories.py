@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.app import App
+from fixtures.app import App, differing_pages
 from fixtures.rig import Rig
 from pyrep.errors import DatabaseError
 from pyrep.tenant.spool import Spool
@@ -88,3 +88,22 @@ def test_what_waited_in_a_directory_that_is_gone_is_staged_anew(
     assert rig.tenant.needs_survey
     rig.ship()
     rig.expect_equal()
+
+
+def test_staged_files_of_another_database_are_merged_into_nothing(
+    rigs: tuple[Rig, Rig], start_app: StartApp, tmp_path: Path
+) -> None:
+    """They have the names and the sizes of ours: only the position tells whose they are."""
+    rig, other = rigs
+    apps = [_fill(rig, start_app, "x"), _fill(other, start_app, "y")]
+    assert [info.size for info in rig.acknowledged] == [info.size for info in other.acknowledged]
+    truth = rig.truth()
+    for each, app in zip(rigs, apps, strict=True):
+        app.close()
+        each.close()
+    shutil.rmtree(rig.db.parent)
+    other.db.parent.rename(rig.db.parent)
+    rig.restart()
+    rig.tenant.compact(1, rig.acknowledged[:])
+    shutil.rmtree(rig.replica / "ltx/0")
+    assert differing_pages(truth, rig.restored()) == []

@@ -326,6 +326,9 @@ class Tenant(TenantBase):
             self._folder.create(like)
             with self._lock:
                 self._own()
+                self._state()
+                if self._elsewhere:  # another database's files may have the same names and sizes
+                    self._folder.discard(self._folder.staged())
             zstd_level = self.spec.settings.replica.zstd_level
             info = compactor.compact(
                 self._client, self._folder, inputs, level, like, zstd_level=zstd_level
