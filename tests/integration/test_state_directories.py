@@ -107,3 +107,20 @@ def test_staged_files_of_another_database_are_merged_into_nothing(
     rig.tenant.compact(1, rig.acknowledged[:])
     shutil.rmtree(rig.replica / "ltx/0")
     assert differing_pages(truth, rig.restored()) == []
+
+
+def test_a_tenant_that_went_takes_no_room_of_the_common_spool(
+    rigs: tuple[Rig, Rig], start_app: StartApp
+) -> None:
+    rig, _ = rigs
+    spool = rig.spool
+    assert spool is not None
+    app = _fill(rig, start_app, "x")
+    app.execute("insert into t (a) values ('later')")
+    rig.stage()
+    rig.tenant.close(going=True)
+    assert spool.left < spool.limit
+    rig.tenant.close()
+    assert spool.left == spool.limit
+    assert spool.claim(rig.tenant.name, spool.limit)
+    assert not spool.crowded  # what was kept for a merge does not count either

@@ -154,6 +154,11 @@ class Hold:
         self.spool.hold(self.name, sum(info.size for info in self.queue))
         return self.queued_bytes
 
+    def leave_spool(self) -> None:
+        """Give back what is taken of the common spool: files that stay count when it comes back."""
+        self.kept.adopt([])
+        self.spool.hold(self.name, 0)
+
     def fence(self, why: str) -> None:
         """Stop for good until the operator decides."""
         self.state = replace(self.state, fenced=why)

@@ -197,6 +197,8 @@ class Tenant(TenantBase):
                     going and (self.pending or self.streaming)
                 ):  # what waits is still to be uploaded
                     self._folder.disown()
+                if not going:
+                    self._engine.leave_spool()
 
     # --- upload: network ---
 
