@@ -20,7 +20,7 @@ from fixtures.host import Host
 from fixtures.ltxbytes import build_ltx
 from fixtures.rig import Rig
 from pyrep import ltxio
-from pyrep.errors import LTXNotFoundError
+from pyrep.errors import DatabaseBusyError, LTXNotFoundError
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.file import FileReplicaClient
@@ -493,6 +493,34 @@ def test_what_is_found_damaged_is_healed_by_the_running_daemon(stopped_host: Hos
 
         host.wait_for(healed, "the replica is whole again")
         assert host.stop() == 0
+
+
+def test_a_catalog_that_cannot_be_mended_is_a_failure(stopped_host: Host) -> None:
+    """A running daemon does not have the database that is gone: exit 0 would say it was done."""
+    host = stopped_host
+    (host.data / "a.db").unlink()
+    host.start()
+    host.wait_shipped("b.db", "sub/c.db")
+    done = host.pyrep("verify", "-config", str(host.config), "-fix-catalog")
+    assert "a.db: the catalog is as before: no such database" in done.stderr
+    assert done.stderr.count("its replica was listed") == 2
+    assert done.returncode == 1
+    assert host.stop() == 0
+
+
+def test_a_catalog_that_cannot_be_written_ends_no_verification(
+    stopped_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = stopped_host
+
+    def full(*_: object) -> None:
+        raise DatabaseBusyError("the disk is full")
+
+    monkeypatch.setattr("pyrep.cli.running.save_proof", full)
+    done = pyrep("verify", "-config", str(host.config), "-json")
+    assert [row["status"] for row in done.json["databases"]] == ["ok"] * 3
+    assert done.err.count("this verification is not remembered: the disk is full") == 3
+    assert done.code == DatabaseBusyError.exit_code
 
 
 def test_an_unreachable_storage_is_no_damage(stopped_host: Host) -> None:

@@ -201,10 +201,10 @@ def _verify(
     )
     meter = Meter()
     show = _shower(meter, len(found))
+    unsaved: list[PyrepError] = []
 
     def done(result: VerifyResult) -> None:
-        if config is not None:
-            _remember(config, result)
+        unsaved.extend(_remember(config, result) if config is not None else ())
         show(result)
 
     items = [_item(config, each, cancel) for each in found]
@@ -220,8 +220,9 @@ def _verify(
         finally:
             meter.close()
         if wanted.fix_catalog and config is not None:
-            _fix(config, found, cancel)
-    return _report(wanted, results, problems, known or {})
+            unsaved.extend(_fix(config, found, cancel))
+    code = _report(wanted, results, problems, known or {})
+    return code or (unsaved[0].exit_code if unsaved else 0)
 
 
 def _item(config: Config | None, found: Found, cancel: threading.Event) -> VerifyItem:
@@ -253,44 +254,51 @@ def _shower(meter: Meter, total: int) -> Callable[[VerifyResult], None]:
     return show
 
 
-def _remember(config: Config, result: VerifyResult) -> None:
-    """Write into the catalog what a verification came to."""
+def _remember(config: Config, result: VerifyResult) -> list[PyrepError]:
+    """Write into the catalog what a verification came to; return why it could not be written."""
     from pyrep.catalog import ProofRow
     from pyrep.cli.running import save_proof
+    from pyrep.errors import PyrepError
     from pyrep.ids import TXID
 
     found, now = result.found, datetime.now(UTC)
     if found is None:
-        return  # the storage was not reached: nothing is known of the replica
+        return []  # the storage was not reached: nothing is known of the replica
     error = next((str(finding) for finding in found.findings if _is_error(finding)), "")
     proven = now if found.ok and found.txid else None
     row = ProofRow(result.item.name, found.txid if proven else TXID(0), proven, now, error)
-    save_proof(config, row)
+    try:
+        save_proof(config, row)
+    except PyrepError as problem:
+        say(f"Error: {result.item.name}: this verification is not remembered: {problem}")
+        return [problem]
+    return []
 
 
-def _fix(config: Config, found: Sequence[Found], cancel: threading.Event) -> None:
-    """Let the catalog say what the storage lists."""
+def _fix(config: Config, found: Sequence[Found], cancel: threading.Event) -> list[PyrepError]:
+    """Let the catalog say what the storage lists; return why it could not of some."""
     from pyrep.cli.running import ask, relist, running_pid
     from pyrep.errors import PyrepError
     from pyrep.restore.source import list_files
     from pyrep.storage.registry import connect
     from pyrep.storage.retry import PATIENT
 
-    running = running_pid(config) is not None
+    failed: list[PyrepError] = []
     for each in found:
         try:
-            if running:
+            if running_pid(config) is not None:  # asked each time: one that starts knows more
                 say(ask(config, "relist", each.name, _SECONDS))
                 continue
             with closing(connect(each.replica, stop=cancel, policy=PATIENT)) as client:
                 listing = list_files(client)
-            if relist(config, each.name, listing):
-                say(f"the catalog has {len(listing)} files of {each.name} now")
-            else:
+            if not relist(config, each.name, listing):
                 say("there is no catalog yet: nothing to mend")
-                return
+                break
+            say(f"the catalog has {len(listing)} files of {each.name} now")
         except PyrepError as error:
             say(f"Error: {each.name}: the catalog is as before: {error}")
+            failed.append(error)
+    return failed
 
 
 # --- what it came to ---
