@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -19,9 +20,9 @@ from fixtures.golden import CASES, case, golden_root
 from fixtures.host import Host
 from fixtures.ltxbytes import build_ltx
 from fixtures.rig import Rig
-from pyrep import ltxio
-from pyrep.errors import DatabaseBusyError, LTXNotFoundError
-from pyrep.ids import TXID
+from pyrep import ltxio, osfs
+from pyrep.errors import DatabaseBusyError, LTXNotFoundError, PyrepError
+from pyrep.ids import SNAPSHOT_LEVEL, TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.file import FileReplicaClient
 from pyrep.verify import Known, Verification, VerifyOptions, verify_replica
@@ -350,6 +351,50 @@ def test_a_warning_does_not_hide_that_the_end_is_missing(own_replica: Path) -> N
     found = verified(copy, Known(TXID(11)))
     assert kinds(found) == {"hole", "behind"}
     assert not found.ok
+
+
+def test_a_state_that_is_merged_away_before_it_is_restored_is_no_finding(
+    own_replica: Path, tmp_path: Path
+) -> None:
+    """The newest state may be amid a merged file by then: what is the newest then is restored."""
+    lists = itertools.count()
+    merged = FileInfo(1, TXID(10), TXID(11))
+
+    class Going(FileReplicaClient):
+        gone: frozenset[int] = frozenset({11})
+
+        def list_ltx(self, level: int, **options: object) -> Iterator[FileInfo]:  # type: ignore[override]
+            if level == 0:
+                self.gone = frozenset({11}) if next(lists) == 0 else frozenset({10, 11})
+            for each in super().list_ltx(level):
+                in_view = level == 0 or (each.level, each.name) != (merged.level, merged.name)
+                hidden = level == 0 and each.max_txid in self.gone
+                snapshot = level == SNAPSHOT_LEVEL and each.max_txid == 10
+                if (in_view or 10 in self.gone) and not hidden and not snapshot:
+                    yield each
+
+    copy = own_replica.with_name("going")
+    shutil.copytree(own_replica, copy)
+    inputs = [copy / "ltx" / "0" / f"{n:016x}-{n:016x}.ltx" for n in (10, 11)]
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context((copy / "ltx" / "1" / merged.name).open("w+b"))
+        sources = [stack.enter_context(path.open("rb")) for path in inputs]
+        ltxio.merge([source.fileno() for source in sources], out.fileno())
+    options = VerifyOptions(clock=FakeClock(), integrity_check="full", scratch=tmp_path)
+    found = verify_replica(Going(copy), options)
+    assert found.findings == ()
+    assert found.txid == 10
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scratch_directory_without_room_is_no_damage(own_replica: Path, tmp_path: Path) -> None:
+    osfs.arm([osfs.Failpoint("restore.write", 1, "enospc")])
+    try:
+        with pytest.raises(PyrepError, match="no space"):
+            verified(own_replica, integrity_check="quick", scratch=tmp_path)
+    finally:
+        osfs.disarm()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_false_alarm_beside_a_daemon_that_writes_merges_and_deletes(tmp_path: Path) -> None:

@@ -12,10 +12,18 @@ from pathlib import Path
 
 from pyrep import ltxio, osfs
 from pyrep.clock import Clock, SystemClock
-from pyrep.errors import LTXCorruptError, PyrepError, ReplicaError, ShutdownInterruptedError
+from pyrep.errors import (
+    DatabaseError,
+    LTXCorruptError,
+    LTXError,
+    PyrepError,
+    ReplicaError,
+    ShutdownInterruptedError,
+    TXNotAvailableError,
+)
 from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
-from pyrep.restore.execute import RestoreOptions, restore
+from pyrep.restore.execute import RestoreOptions, RestoreResult, restore
 from pyrep.restore.plan import chain_head
 from pyrep.restore.proof import check_mode
 from pyrep.restore.source import Source, list_files
@@ -164,31 +172,44 @@ def _read(source: Source, info: FileInfo) -> FilePages:
 
 
 def _restored(client: ReplicaClient, found: Verification, options: VerifyOptions) -> Verification:
-    """Restore the newest state that was found, as an operator would, and remove it again."""
-    scratch = options.scratch or Path(tempfile.gettempdir())
-    output = scratch / f"pyrep-verify-{os.getpid()}-{next(_numbers)}.db"
+    """Restore the newest state that was found, as an operator would, and remove it again.
+
+    :raises PyrepError: this host cannot do it (no room): that says nothing of a sound replica
+    """
     try:
-        result = restore(
-            client,
-            output,
-            RestoreOptions(
-                txid=found.txid,
-                integrity_check=options.integrity_check,
-                on_page_crcs=lambda _first, _crcs: None,
-                cancel=options.cancel,
-                clock=options.clock,
-            ),
-        )
+        result = _restore(client, found.txid, options)
+    except (LTXError, TXNotAvailableError, DatabaseError) as error:
+        text = f"txid {found.txid} cannot be restored: {error}"
     except (ReplicaError, ShutdownInterruptedError):
         raise
-    except PyrepError as error:
-        wrong = Finding("restore", "", f"txid {found.txid} cannot be restored: {error}")
-        return replace(found, findings=(*found.findings, wrong))
+    except PyrepError:
+        if found.ok:
+            raise
+        return found
+    else:
+        if result.txid > found.txid or result.database_checksum == found.checksum:
+            return found
+        text = f"the restored txid {result.txid} has the database checksum "
+        text += f"{result.database_checksum:016x}, the files lead to {found.checksum:016x}"
+    return replace(found, findings=(*found.findings, Finding("restore", "", text)))
+
+
+def _restore(client: ReplicaClient, txid: TXID, options: VerifyOptions) -> RestoreResult:
+    """Restore a TXID, or the newest if that one was merged with later ones meanwhile."""
+    scratch = options.scratch or Path(tempfile.gettempdir())
+    output = scratch / f"pyrep-verify-{os.getpid()}-{next(_numbers)}.db"
+    wanted = RestoreOptions(
+        txid=txid,
+        integrity_check=options.integrity_check,
+        on_page_crcs=lambda _first, _crcs: None,
+        cancel=options.cancel,
+        clock=options.clock,
+    )
+    try:
+        try:
+            return restore(client, output, wanted)
+        except TXNotAvailableError:
+            return restore(client, output, replace(wanted, txid=None))
     finally:
         for path in (output, output.with_name(f"{output.name}.bad")):
             osfs.unlink("verify.unlink", path, missing_ok=True)
-    if result.database_checksum == found.checksum:
-        return found
-    text = f"the restored txid {found.txid} has the database checksum "
-    text += f"{result.database_checksum:016x}, the files lead to {found.checksum:016x}"
-    return replace(found, findings=(*found.findings, Finding("restore", "", text)))
