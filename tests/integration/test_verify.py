@@ -493,6 +493,18 @@ def test_a_budget_takes_those_unproven_the_longest_first(stopped_host: Host) -> 
     assert sorted(seen) == ["a.db", "b.db", "c.db"]
 
 
+def test_a_damaged_replica_does_not_use_up_every_budget(stopped_host: Host) -> None:
+    """It has no proof, and is not read again before the others were."""
+    host = stopped_host
+    damage("truncated", next((host.replica / "b.db").glob("ltx/0/*.ltx")))
+    seen: list[str] = []
+    for turn in range(4):
+        code = 4 if turn == 1 else 0
+        found = rows(host, "-bytes", "1B", "-parallelism", "1", code=code)
+        seen += [name for name, row in found.items() if row["status"] != "not begun"]
+    assert seen == ["a.db", "b.db", "c.db", "a.db"]
+
+
 def test_the_catalog_is_made_true(stopped_host: Host) -> None:
     """A file that is gone is a finding until the catalog is told; then it is the storage's word."""
     host = stopped_host

@@ -169,8 +169,9 @@ whole), `damaged`, `failed` (the storage could not be read) or `not begun` (beyo
 | `restore` | with `-integrity-check`: what the files lead to cannot be restored, or is unsound |
 
 What looks wrong is looked at again, with a new listing, and counts only if it is found twice in a
-row: a daemon may write, merge and delete meanwhile. `lost` and `behind` need the catalog, so they
-are found for databases of a configuration, not for a URL. Memory is 20 bytes a page of the largest
+row: a daemon may write, merge and delete meanwhile. What only the last of five looks has is a
+warning that says so. `lost` and `behind` need the catalog, so they are found for databases of a
+configuration, not for a URL. Memory is 20 bytes a page of the largest
 database. Replicas of Litestream carry no checksum from file to file; there a foreign file is found
 by the other levels and by its place in the WAL, so `-integrity-check full` says more.
 

@@ -107,8 +107,8 @@ def command(
     """Read what is on the replicas, all of it, and prove that every state leads to the next.
 
     Without an operand every database of the configuration is verified, those first whose last
-    proof is the oldest, as far as -for and -bytes go. A glob is matched against whole paths and
-    belongs in quotes. Nothing is changed, and a daemon may run meanwhile.
+    verification is the oldest, as far as -for and -bytes go. A glob is matched against whole
+    paths and belongs in quotes. Nothing is changed, and a daemon may run meanwhile.
     """
     if len(words) > 1:
         fail("too many arguments")
@@ -170,7 +170,11 @@ def _choose(config: Config, word: str) -> tuple[list[Found], Sequence[Problem]]:
 def _verify_config(
     config: Config, wanted: _Wanted, found: list[Found], problems: Sequence[Problem]
 ) -> int:
-    """Verify databases of a configuration, the longest unproven first, and remember it."""
+    """Verify databases of a configuration and remember it, those of the oldest look first.
+
+    Not those of the oldest proof: one that stays damaged would be read again and again, and with
+    a budget nothing else.
+    """
     from pyrep.cli.running import proofs
 
     known = proofs(config)
@@ -178,7 +182,7 @@ def _verify_config(
 
     def last(each: Found) -> datetime:
         row = known.get(each.name)
-        return row.proven_at or never if row else never
+        return row.verified_at if row else never
 
     return _verify(wanted, sorted(found, key=last), config, problems, known)
 
