@@ -124,6 +124,18 @@ def test_the_settings_of_one_database_change_without_touching_another(base: Path
         assert daemon.stop() == 0
 
 
+def test_databases_of_a_directory_that_is_not_watched_survive_a_change(base: Path) -> None:
+    """They have to leave before they come again, and no event tells that they have left."""
+    config = _write(base, _directory(base, "one", watch=False))
+    with Daemon("-config", config) as daemon:
+        wait_until(_durable(base, "one/a.db"), "it is durable")
+        _write(base, _directory(base, "one", replica="moved", watch=False))
+        daemon.send(signal.SIGHUP)
+        wait_until(lambda: _files(base, "moved/one/a.db") > 0, "it is at the new place")
+        wait_until(lambda: _files(base, "moved/one/b.db") > 0, "the other one too")
+        assert daemon.stop() == 0
+
+
 def test_a_restart_with_another_replica_ships_there_without_a_change(base: Path) -> None:
     config = _write(base, _directory(base, "one"))
     with Daemon("-config", config) as daemon:

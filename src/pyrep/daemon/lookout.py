@@ -203,7 +203,8 @@ class Lookout:
         for finding in findings:
             self._intake.take(finding)
 
-    def _look_at_path(self, path: Path) -> None:
+    def _look_at_path(self, path: Path, *, again: bool = False) -> None:
+        """Look at a file; ``again``: it is no new one, so it counts without ``watch`` too."""
         owner = self._intake.owner(path)
         if owner is not None:
             self._intake.check(owner)
@@ -212,7 +213,7 @@ class Lookout:
         elif inode_of(path) is None and str(path) not in self._places.singles:
             self._look_at_link(path)
         else:
-            watched = (spec for spec in self._specs(path) if spec.settings.watch)
+            watched = (spec for spec in self._specs(path) if again or spec.settings.watch)
             self._take([self._intake.look_at(spec) for spec in watched])
 
     def _look_at_link(self, path: Path) -> None:
@@ -247,7 +248,7 @@ class Lookout:
     def tick(self) -> float | None:
         """Do what is due; return the seconds until the next time."""
         for path in self._intake.settle():
-            self._look_at_path(path)
+            self._look_at_path(path, again=True)
         self._reload()
         self._tell_applied()
         now = self._clock.monotonic()
