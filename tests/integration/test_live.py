@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -295,6 +296,25 @@ def test_quiet_databases_that_were_moved_with_their_state_are_stored_anew(
         assert host.stop() == 0
         host.expect_equal(names)
         assert host.problems() == []
+
+
+def test_a_folder_that_cannot_be_entered_for_a_while_is_not_gone(tmp_path: Path) -> None:
+    with Host(
+        tmp_path, plain=True, entry={"monitor_interval": _SLOW}, reconcile_interval=_SLOW
+    ) as host:
+        _make(host.data / "team/a.db")
+        host.start()
+        host.wait_shipped("team/a.db")
+        (host.data / "team").chmod(0)
+        try:
+            host.signal(signal.SIGHUP)  # everything is looked at
+            host.wait_for(lambda: bool(host.lines("configuration read again")), "the look")
+        finally:
+            (host.data / "team").chmod(0o755)
+        _insert(host.data / "team/a.db", "later")
+        host.wait_shipped("team/a.db")
+        assert host.lines("database is no longer replicated") == []
+        assert host.stop() == 0
 
 
 def test_a_tree_that_is_moved_in_is_found(host: Host) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -34,8 +36,7 @@ def inode_of(path: Path | str) -> Inode | None:
         status = os.stat(path, follow_symlinks=False)
     except OSError:
         return None
-    regular = (status.st_mode & 0o170000) == 0o100000
-    return (status.st_dev, status.st_ino) if regular else None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
 
 
 class Intake:
@@ -252,7 +253,8 @@ class Intake:
             return
         inode = inode_of(owner.db_path)
         if inode is None:
-            self.let_go(owner, "its file is gone")
+            if _is_gone(owner.db_path):
+                self.let_go(owner, "its file is gone")
             return
         came_back = owner.db_path in self._leaving and self._store.keep(str(owner.db_path))
         if came_back:
@@ -335,6 +337,15 @@ class Intake:
         replica = describe_replica(spec.replica)
         changes = replace(row, replica=replica, state="", status=status, error=reason)
         self._catalog.save_tenant(replace(changes, updated_at=None))
+
+
+def _is_gone(path: Path) -> bool:
+    """Return whether no file is there; one that cannot be looked at just now is not gone."""
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+    return not stat.S_ISREG(status.st_mode)
 
 
 def _same(path: Path, folder: Path) -> bool:
