@@ -196,9 +196,13 @@ class Intake:
         """Claim what the tenant owns and register it, or say why not."""
         if not self._claim(spec, inode):
             return
+        made = None
         try:
-            self._store.register(self._make(spec))
+            made = self._make(spec)
+            self._store.register(made)
         except PyrepError as error:
+            if made is not None:
+                self._drop(made)
             self._claims.discard(spec)
             wrapped = ConfigError(str(error), hint=error.hint)
             self.report(Problem(spec.db_path, spec.index, wrapped))
@@ -304,10 +308,10 @@ class Intake:
             owner = self._claims.owner(path)
             if owner is not None:
                 self._claims.discard(owner)
-            self._drop(tenant)
             self._dismissed.discard(path)
             self.forget(path)
             paths += [path, *self._leaving.pop(path, [])]
+            self._drop(tenant)
         return paths
 
     # --- reporting --------------------------------------------------------------------------------

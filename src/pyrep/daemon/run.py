@@ -173,9 +173,9 @@ class _Daemon:
 
         def make(spec: TenantSpec) -> Tenant:
             path = str(spec.db_path)
+            row = None if path in self._known else self._catalog.tenant(path)
             client = connect(spec.replica, clock=self._clock, stop=self._cut, observe=usage.add)
             clients[path] = client
-            row = None if path in self._known else self._catalog.tenant(path)
             return Tenant(
                 spec,
                 client,

@@ -123,14 +123,18 @@ class Store:
     def register(self, tenant: ManagedTenant) -> None:
         """Take a tenant in; the next sweep looks whether it changed.
 
-        :raises PyrepError: there is one of that name
+        :raises PyrepError: there is one of that name, or the catalog cannot be read
         """
         interval = tenant.spec.settings.replica.sync_interval.total_seconds()
         with self._shared.lock:
             if tenant.name in self._shared.entries:
                 raise PyrepError(f"{tenant.name}: is registered already")
             self._shared.entries[tenant.name] = entry = Entry(tenant, interval)
-        moved = forget_other_replica(self._catalog, tenant)
+        try:
+            moved = forget_other_replica(self._catalog, tenant)
+        except PyrepError:
+            self.unregister(tenant.name)
+            raise
         self._shared.record(entry)
         if self._shared.upkeep is not None:
             self._shared.upkeep.registered(tenant, moved=moved)
@@ -227,15 +231,19 @@ class Store:
 
     def _watch(self) -> None:
         timeout: float | None = 0.0
+        lost = False
         while not self._stopping.is_set():
             try:
+                if lost:  # what was told in a round that failed is not told again
+                    self._notice(Dirty(None, DirtyKind.OVERFLOW))
+                    lost = False
                 for dirty in self.watcher.poll(timeout):
                     self._notice(dirty)
                 timeout = self.on_tick() if self.on_tick else None
             except Exception:
                 _log.exception("internal error in the watcher", extra={"op": "watch"})
-                timeout = _WATCH_RETRY_SECONDS
-                self._clock.wait(self._stopping, timeout)
+                timeout, lost = 0.0, True
+                self._clock.wait(self._stopping, _WATCH_RETRY_SECONDS)
 
     def _notice(self, dirty: Dirty) -> None:
         tenant = dirty.kind is DirtyKind.CHANGED and str(dirty.path) in self._shared.entries

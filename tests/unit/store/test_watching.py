@@ -20,7 +20,7 @@ from pyrep.ids import TXID
 from pyrep.storage.registry import ReplicaSpec
 from pyrep.store import Store
 from pyrep.tenant.status import TenantStatus
-from pyrep.watch.base import Dirty
+from pyrep.watch.base import Dirty, DirtyKind
 
 _INTERVAL_SECONDS = 1.0
 _TICK_SECONDS = 1 / 64  # exact in binary, and less than the 20 ms of a tick
@@ -32,7 +32,7 @@ class ScriptedWatcher:
 
     def __init__(self) -> None:
         self.armed: set[Path] = set()
-        self._events: SimpleQueue[Dirty | None] = SimpleQueue()
+        self._events: SimpleQueue[list[Dirty]] = SimpleQueue()
 
     def add(self, path: Path) -> None:
         self.armed.add(path)
@@ -48,13 +48,16 @@ class ScriptedWatcher:
 
     def poll(self, timeout: float | None) -> list[Dirty]:
         try:
-            found = self._events.get(timeout=timeout)
+            return self._events.get(timeout=timeout)
         except Empty:
             return []
-        return [found] if found is not None else []
+
+    def tell(self, *dirty: Dirty) -> None:
+        """Let one call of ``poll`` return this."""
+        self._events.put(list(dirty))
 
     def wake(self) -> None:
-        self._events.put(None)
+        self.tell()
 
     def close(self) -> None:
         self.armed.clear()
@@ -63,7 +66,7 @@ class ScriptedWatcher:
         """Do what the kernel does at a write: the watch fires once, if there is one."""
         if path in self.armed:
             self.armed.discard(path)
-            self._events.put(Dirty(path))
+            self.tell(Dirty(path))
 
 
 class StoppedClock:
@@ -235,3 +238,23 @@ def test_a_commit_that_follows_its_first_write_is_synced_within_a_tick(scene: Sc
     scene.clock.advance(_TICK_SECONDS)
     wait_until(lambda: scene.tenant.stored == scene.tenant.commits, "stored", timeout=10.0)
     assert scene.tenant.synced_at[-1] - committed <= _TICK_SECONDS
+
+
+def test_what_was_told_in_a_round_that_failed_is_looked_for_everywhere(scene: Scene) -> None:
+    told: list[DirtyKind] = []
+
+    def fail_once(dirty: Dirty) -> None:
+        told.append(dirty.kind)
+        if len(told) == 1:
+            raise OSError("the catalog cannot be read")
+
+    def told_again() -> bool:
+        scene.clock.advance(1.0)
+        return len(told) > 1
+
+    scene.watcher.armed.clear()
+    scene.store.on_event = fail_once
+    scene.watcher.tell(Dirty(Path("/data/b.db"), DirtyKind.NAMED), Dirty(_PATH))
+    wait_until(told_again, "another round", timeout=10.0)
+    assert told == [DirtyKind.NAMED, DirtyKind.OVERFLOW]
+    assert scene.tenant.attached or _PATH in scene.watcher.armed
