@@ -31,6 +31,7 @@ from pyrep.ids import TXID
 from pyrep.ltxfile import FileInfo
 from pyrep.storage.registry import ReplicaSpec
 from pyrep.store import Store
+from pyrep.store.entry import Leaving
 from pyrep.tenant.capture import SpoolFullError
 from pyrep.tenant.tenant import TenantStatus
 
@@ -293,6 +294,23 @@ def test_a_name_is_registered_once(make_store: MakeStore) -> None:
     store = make_store(FakeTenant("/data/a.db"))
     with pytest.raises(PyrepError, match="is registered already"):
         store.register(FakeTenant("/data/a.db"))
+
+
+def test_a_tenant_that_the_catalog_kept_out_can_come_again(
+    make_store: MakeStore, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> None:
+        raise PyrepError("the catalog cannot be read")
+
+    store, tenant = make_store(), FakeTenant("/data/a.db")
+    with monkeypatch.context() as patch:
+        patch.setattr(catalog, "tenant", fail)
+        with pytest.raises(PyrepError, match="cannot be read"):
+            store.register(tenant)
+    assert store.tenants() == []
+    store.register(tenant)
+    tenant.commit()
+    wait_until(_stored(tenant), "the commit is stored")
 
 
 def test_an_unregistered_tenant_is_left_alone(make_store: MakeStore) -> None:
@@ -754,6 +772,19 @@ def test_a_database_that_was_broken_before_does_not_hold_the_stop(
     began = time.monotonic()
     assert store.drain(3600.0, 0.01) == []
     assert time.monotonic() - began < 30.0
+
+
+def test_a_deleted_database_that_was_never_listed_does_not_hold_the_stop(
+    make_store: MakeStore,
+) -> None:
+    """The stop comes before the store has let go of it."""
+    tenant = FakeTenant("/data/a.db", surveyed=False)
+    store = make_store(tenant, watch=False)
+    tenant.commit()
+    tenant.survey_error = DatabaseNotReadyError("/data/a.db: database file does not exist")
+    store._shared.entries[tenant.name].leaving = Leaving(lambda tenant: None, time.monotonic())
+    assert store.drain(3.0, 0.01) == []
+    assert tenant.calls == ["survey"]
 
 
 def test_a_survey_that_fails_to_the_end_is_named(make_store: MakeStore) -> None:

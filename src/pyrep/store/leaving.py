@@ -83,7 +83,8 @@ class Departures:
             shared.submit(UPLOAD, name)
             return
         entry.upload_backoff = entry.upload_backoff.failed()
-        shared.schedule(UPLOAD, name, entry.upload_backoff.delay(shared.random))
+        left = leaving.deadline - shared.clock.monotonic()  # that is the last time, not one more
+        shared.schedule(UPLOAD, name, min(left, entry.upload_backoff.delay(shared.random)))
 
     def _end(self, entry: Entry, leaving: Leaving) -> None:
         shared, tenant = self._shared, entry.tenant

@@ -29,7 +29,7 @@ class UploadWork:
         if entry.leaving is not None and self._shared.drain is None:
             self._departures.upload(entry, entry.leaving)
             return
-        if entry.leaving is None and (tenant.needs_survey or entry.wants_survey):
+        if tenant.needs_survey or entry.wants_survey:
             tenant.survey()
             entry.wants_survey = False
             _answer(entry, True, f"{name}: its replica was listed, the catalog says what is there")
