@@ -52,7 +52,7 @@ SECTIONS = {
 }
 # Fields that are no keys of their section.
 HIDDEN = {
-    Config: {"source", "warnings"},
+    Config: {"source", "warnings", "inherited"},
     DatabaseConfig: {"index", "excluded", "state_roots"},
     ReplicaConfig: {"options"},
     CompactionLevel: {"level"},
