@@ -72,6 +72,7 @@ class FakeTenant:
         self.upload_gate = threading.Event()
         self.upload_gate.set()
         self.syncs: list[float] = []
+        self.stagings: list[int] = []
         self.calls: list[str] = []
         self.closed = 0
         self.most_at_once = 0
@@ -114,6 +115,7 @@ class FakeTenant:
             if self.commits == self.staged:
                 return False
             self.staged = self.commits
+            self.stagings.append(self.staged)
             self._changed_at = time.monotonic()
             return True
         finally:
@@ -219,6 +221,35 @@ def test_a_change_is_synced_uploaded_and_the_tenant_parked(make_store: MakeStore
     wait_until(lambda: not tenant.attached, "the quiet tenant is parked")
     tenant.commit()
     wait_until(_stored(tenant), "the next commit is stored too")
+
+
+def test_what_is_committed_while_uploads_lag_goes_into_one_file(make_store: MakeStore) -> None:
+    slow, other = (FakeTenant(f"/data/{name}.db", interval=0.1) for name in ("slow", "other"))
+    slow.upload_gate.clear()
+    make_store(slow, other)
+    slow.commit()
+    wait_until(lambda: slow.pending, "its first file waits")
+    for number in range(1, 5):
+        slow.commit()
+        other.commit()
+        wait_until(lambda n=number: other.stored == n, "an interval has passed")
+    assert slow.staged == 1
+    slow.upload_gate.set()
+    wait_until(_stored(slow), "the rest is staged at once, and stored")
+    assert slow.stagings == [1, 5]
+
+
+def test_an_upload_that_takes_long_holds_staging_only_for_some_intervals(
+    make_store: MakeStore,
+) -> None:
+    tenant = FakeTenant("/data/a.db")
+    tenant.upload_gate.clear()
+    make_store(tenant)
+    for number in range(1, 4):
+        tenant.commit()
+        wait_until(lambda n=number: tenant.staged == n, "it is staged, so R moves")
+    tenant.upload_gate.set()
+    wait_until(_stored(tenant), "all is stored")
 
 
 def test_an_unchanged_tenant_is_never_opened(make_store: MakeStore) -> None:

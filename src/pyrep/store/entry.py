@@ -152,6 +152,7 @@ class Entry:
     upload_backoff: Backoff = CALM  # upload pool
     next_sync: float = 0.0  # sync pool
     may_stage_at: float = 0.0  # sync pool: one interval after what was staged last
+    held_since: float = 0.0  # sync pool: what is to be staged waits for uploads; 0.0: it does not
     eager_until: float = 0.0  # until then a sync that found nothing is soon followed by another
     armed: bool = False  # attached and quiet: the watcher tells of the next change
     recorded_at: float = float("-inf")

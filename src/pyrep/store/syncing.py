@@ -23,6 +23,7 @@ _EAGER_PAUSE_SECONDS = 0.01
 _PARK_RETRY_SECONDS = 1.0
 _ATTACHED_RETRY_SECONDS = 2.0
 _CATCH_UP_SECONDS = 0.1
+_MOST_HELD_INTERVALS = 10  # R stands still, and the WAL grows, as long as nothing is staged
 _TRIM_AFTER = 100  # so many closed databases leave some megabytes behind
 
 
@@ -87,10 +88,28 @@ class SyncWork:
 
         The interval spaces what is staged: a quiet tenant's ticks do not put off its next change.
         """
-        if now >= entry.next_sync:
-            return True
         seen = now < entry.eager_until and not entry.sync_backoff.failures
-        return seen and now >= entry.may_stage_at
+        if now < entry.next_sync and not (seen and now >= entry.may_stage_at):
+            return False
+        return not self._is_held(entry, now)
+
+    def _is_held(self, entry: Entry, now: float) -> bool:
+        """Return whether a tenant is synced when its files of before are uploaded, not now.
+
+        Where there is more to do than can be done, what is committed meanwhile goes into one
+        file; files would wait in ever longer lines else.  Uploads that fail hold nothing.
+        """
+        if not entry.tenant.pending or entry.upload_backoff.failures:
+            entry.held_since = 0.0
+            return False
+        began = entry.held_since or now
+        if now - began >= _MOST_HELD_INTERVALS * entry.interval:
+            entry.held_since = 0.0
+            return False
+        entry.held_since = began
+        entry.next_sync = now + entry.interval
+        self._shared.submit(UPLOAD, entry.tenant.name)
+        return True
 
     def _sync(self, entry: Entry, waiters: list[Waiter]) -> bool:
         """Sync, also for those who wait; they go on waiting if it did not get so far."""

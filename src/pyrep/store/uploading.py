@@ -46,6 +46,9 @@ class UploadWork:
             return
         if tenant.wants_stream:
             self._shared.submit(STREAM, name)  # it may have waited for this
+        if entry.held_since:
+            entry.next_sync = 0.0
+            self._shared.submit(SYNC, name)
         self._shared.record(entry)
         if self._shared.drain is not None and self._shared.drain.uploaded(entry):
             self._shared.submit(SYNC, name)
