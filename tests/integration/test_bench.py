@@ -71,6 +71,13 @@ def test_populate_reaches_its_size(tmp_path: Path) -> None:
     assert bench("populate", "-db", tmp_path / "two.db", "-page-size", "1000")[0] == 2
 
 
+@pytest.mark.parametrize("words", [["50KB"], ["300KB", "-table-count", "4", "-row-size", "3000"]])
+def test_a_small_database_is_made_of_small_batches(tmp_path: Path, words: list[str]) -> None:
+    found = document("populate", "-db", tmp_path / "one.db", "-target-size", *words, "-json")
+    wanted = int(words[0].removesuffix("KB")) * 1000
+    assert wanted <= int(str(found["size"])) <= wanted * 1.5
+
+
 def test_load_writes_what_it_says_and_the_journal_knows_it(tmp_path: Path) -> None:
     bench("tenants", "-dir", tmp_path / "t", "-count", "5", "-size", "10KB")
     words = ["-dir", tmp_path / "t", "-write-rate", "300", "-workers", "2", "-read-ratio", "0.1"]

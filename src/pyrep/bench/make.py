@@ -20,6 +20,7 @@ _WORDS = (
     *("summit", "timber", "upland", "valley", "willow", "yonder", "zephyr"),
 )
 _FOLDERS = ("east", "west", "north", "south", "team-a", "team-b", "shared", "archive")
+_ROW_OVERHEAD = 64  # bytes of a row beside its payload, about
 _SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 
 
@@ -67,12 +68,14 @@ def populate(path: Path, wanted: Population, on_bytes: Callable[[int], None]) ->
         connection.execute("pragma synchronous = normal")
         for number in range(wanted.tables):
             _create(connection, number, rng, wanted.index_ratio)
-        while size_of(path) < wanted.target_size:
+        while (missing := wanted.target_size - size_of(path)) > 0:
+            fitting = missing // (wanted.tables * (wanted.row_size + _ROW_OVERHEAD))
+            batch = max(1, min(wanted.batch, fitting))
             connection.execute("begin immediate")
             for number in range(wanted.tables):
-                _fill(connection, number, rng, wanted, rows)
+                _fill(connection, number, rng, wanted.row_size, range(rows, rows + batch))
             connection.execute("commit")
-            rows += wanted.batch * wanted.tables
+            rows += batch * wanted.tables
             connection.execute("pragma wal_checkpoint(truncate)")
             on_bytes(min(size_of(path), wanted.target_size))
     return rows
@@ -92,20 +95,20 @@ def _create(
 
 
 def _fill(
-    connection: sqlite3.Connection, number: int, rng: random.Random, wanted: Population, rows: int
+    connection: sqlite3.Connection, number: int, rng: random.Random, row_size: int, rows: range
 ) -> None:
     connection.executemany(
         f"insert into bench_{number} (data, text_field, int_field, float_field, timestamp)"
         " values (?, ?, ?, ?, ?)",
         (
             (
-                rng.randbytes(wanted.row_size // 2) + bytes(wanted.row_size - wanted.row_size // 2),
+                rng.randbytes(row_size // 2) + bytes(row_size - row_size // 2),
                 " ".join(rng.choices(_WORDS, k=6)),
                 rng.randrange(1_000_000),
                 rng.random(),
-                _EPOCH + rows + row,
+                _EPOCH + row,
             )
-            for row in range(wanted.batch)
+            for row in rows
         ),
     )
 

@@ -54,7 +54,8 @@ _KINDS = ("quick", "integrity", "checksum", "rows", "full")
     type=Duration(),
     default="2s",
     show_default=True,
-    help="A commit may take so long to be in a file: sync-interval and lag.",
+    help="A commit may take so long to be in a file: sync-interval and lag, and where level 0 is"
+    " gone the interval of the level that is left.",
 )
 @click.option("-seed", type=int, default=1, show_default=True, help="Which times.")
 @click.option("-restored-db", metavar="PATH", help="Where to restore to, and leave it there.")
