@@ -344,6 +344,20 @@ def test_a_tenant_that_the_catalog_kept_out_can_come_again(
     wait_until(_stored(tenant), "the commit is stored")
 
 
+def test_a_merge_that_outlasts_its_tenant_says_nothing_of_the_next(
+    make_store: MakeStore, catalog: Catalog
+) -> None:
+    """With another replica retention would go by a file that is not there."""
+    before, after = FakeTenant("/data/a.db"), FakeTenant("/data/a.db")
+    store = make_store(before)
+    store.unregister(before.name)
+    store.register(after)
+    store.acknowledged(before, FileInfo(1, TXID(1), TXID(9), 10, 20))
+    store.acknowledged(after, FileInfo(0, TXID(1), TXID(1), 10, 20))
+    catalog.flush()
+    assert [stored.info.level for stored in catalog.files(after.name)] == [0]
+
+
 def test_an_unregistered_tenant_is_left_alone(make_store: MakeStore) -> None:
     tenant, other = FakeTenant("/data/a.db"), FakeTenant("/data/b.db")
     store = make_store(tenant, other)

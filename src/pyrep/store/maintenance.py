@@ -230,6 +230,8 @@ class Maintenance:
         if tenant.status().state == "fenced":
             return
         files = self._files(name) if tasks else []
+        if self._host.lookup(name) is not tenant:
+            return  # these may be the files of the one that took its place
         failure: Exception | None = None
         for task in tasks:
             try:

@@ -189,8 +189,16 @@ class Store:
             return [entry.tenant for entry in self._shared.entries.values()]
 
     def acknowledged(self, tenant: ManagedTenant, info: FileInfo) -> None:
-        """Record a file that the storage confirmed; to be given to each tenant."""
-        self._catalog.add_file(tenant.name, info)
+        """Record a file that the storage confirmed; to be given to each tenant.
+
+        A merge may outlast its tenant: of the one that came in its place, perhaps with another
+        replica, it says nothing.
+        """
+        with self._shared.lock:
+            entry = self._shared.entries.get(tenant.name)
+            if entry is None or entry.tenant is not tenant:
+                return
+            self._catalog.add_file(tenant.name, info)
         if self._shared.upkeep is not None:
             self._shared.upkeep.acknowledged(tenant, info)
         extra = {"db": tenant.name, "level": info.level, "txid": info.max_txid}
