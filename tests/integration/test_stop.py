@@ -180,6 +180,22 @@ def test_stop_while_uploads_fail_ends_by_the_deadline(tmp_path: Path) -> None:
         _expect_nothing_lost(host, *names)
 
 
+def test_stop_names_what_was_renamed_and_not_taken_in_yet(tmp_path: Path) -> None:
+    """It waits until what is staged under the old name is stored, which does not come to pass."""
+    with Host(tmp_path, entry={"idle_timeout": "1s"}, shutdown_sync_timeout="60s") as host:
+        _fill(host.data / "a.db")
+        host.start(environ=_FAIL)
+        host.wait_for(lambda: bool(host.problems()), "the upload fails")
+        host.wait_for(lambda: not (host.data / "a.db-wal").exists(), "it is parked")
+        (host.data / "a.db").rename(host.data / "b.db")
+        host.wait_for(lambda: bool(host.lines("database is no longer replicated")), "it goes")
+        host.signal()
+        host.wait_for(lambda: bool(host.lines("signal received, shutting down")), "the stop")
+        host.signal()
+        assert host.wait() == 8
+        assert f"{host.data}/b.db (not looked at yet: it waits for" in host.text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_second_signal_cuts_the_stop_short(tmp_path: Path, number: int) -> None:
     with Host(tmp_path, shutdown_sync_timeout="80s") as host:

@@ -93,6 +93,14 @@ class Intake:
         """Return the candidates that are not ready."""
         return self._discovery.candidates()
 
+    @property
+    def postponed(self) -> list[Path]:
+        """Return the files that wait until a tenant has gone; from any thread."""
+        waiting = [*self._freed, *self._deferred]
+        for paths in list(self._leaving.values()):
+            waiting += paths
+        return [path for path in waiting if os.path.lexists(path)]
+
     # --- candidates -------------------------------------------------------------------------------
 
     def take_all(self, findings: Iterable[Finding[TenantSpec]]) -> None:

@@ -48,6 +48,8 @@ _NAMED_BROKEN = 5
 _BROKEN = ("error", "fenced")
 _SETTLE_SECONDS = 2.0  # a database made a moment before the stop is taken along
 _SETTLE_ONCE_SECONDS = 40.0
+_SETTLE_PAUSE_SECONDS = 0.02
+_WAITS = "it waits for what was stored under another name or with other settings"
 _log = logging.getLogger(__name__)
 
 Attend = Callable[[Store, Lookout], None]
@@ -316,6 +318,8 @@ class _Daemon:
 
         patience = _SETTLE_ONCE_SECONDS if once else _SETTLE_SECONDS
         settled_at = self._clock.monotonic() + patience
+        while intake.postponed and not interrupted() and self._clock.monotonic() < settled_at:
+            self._clock.wait(self._cut, _SETTLE_PAUSE_SECONDS)  # the watcher takes it in
         unsent = store.drain(
             self._config.shutdown_sync_timeout.total_seconds(),
             self._config.shutdown_sync_interval.total_seconds(),
@@ -336,6 +340,7 @@ class _Daemon:
         """Say how it ended."""
         failures = [f"{each.name} ({each.reason})" for each in unsent]
         failures += [f"{p} (not looked at yet: {why})" for p, why in sorted(intake.unready.items())]
+        failures += [f"{path} (not looked at yet: {_WAITS})" for path in sorted(intake.postponed)]
         if once:
             failures += [f"{path} ({reason})" for path, reason in sorted(intake.problems.items())]
         text = _listed(failures)
