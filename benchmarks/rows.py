@@ -134,31 +134,34 @@ class Report:
         self.rows.append(row)
         self._write()
 
-    def _write(self) -> None:
+    def _write(self, *, finished: bool = False) -> None:
         if self._path is not None:
-            write_json(self._path, self.rows, self.raw)
+            write_json(self._path, self.rows, self.raw, finished=finished)
 
     def finish(self) -> int:
-        """Write the file once more; return the exit code: 1 if a target was missed."""
-        self._write()
+        """Write the file once more, as finished; return the exit code: 1 if a target was missed."""
+        self._write(finished=True)
         return int(any(row.verdict in {"missed", "failed"} for row in self.rows))
 
 
-def write_json(path: Path, rows: Sequence[Row], raw: dict[str, Any] | None = None) -> None:
+def write_json(
+    path: Path, rows: Sequence[Row], raw: dict[str, Any] | None = None, *, finished: bool = True
+) -> None:
     """Write rows, and whatever else was measured, to a file, which appears whole."""
-    document = {"rows": [asdict(row) for row in rows], "raw": raw or {}}
+    document = {"rows": [asdict(row) for row in rows], "raw": raw or {}, "finished": finished}
     unfinished = path.with_name(f"{path.name}.tmp")
     unfinished.write_text(json.dumps(document, indent=1))
     unfinished.replace(path)
 
 
-def read_json(path: Path) -> tuple[list[Row], dict[str, Any]]:
-    """Return what :func:`write_json` wrote.
+def read_json(path: Path) -> tuple[list[Row], dict[str, Any], bool]:
+    """Return what :func:`write_json` wrote; last, whether the benchmark came to its end.
 
     :raises ValueError: the file is another one
     """
     document = json.loads(path.read_text())
     try:
-        return [Row(**row) for row in document["rows"]], dict(document["raw"])
+        rows = [Row(**row) for row in document["rows"]]
+        return rows, dict(document["raw"]), bool(document["finished"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path.name} holds no rows of a benchmark: {error}") from error

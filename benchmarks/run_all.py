@@ -53,17 +53,20 @@ BENCHES = {
 
 
 def run(name: str, *, quick: bool, folder: Path) -> tuple[list[Row], dict[str, Any]]:
-    """Run one benchmark; return its rows, a failing one for each that is missing, and the rest."""
+    """Run one benchmark; return its rows, a failing one for each that is missing, and the rest.
+
+    One that breaks off when no row is missing is a failing row of its own.
+    """
     bench, out, errors = BENCHES[name], folder / f"{name}.json", folder / f"{name}.err"
     command = [sys.executable, str(_HERE / bench.script), "--json", str(out)]
     why = _run(command + list(bench.quick if quick else ()), bench.minutes * 60, errors)
     try:
-        rows, raw = read_json(out)
+        rows, raw, finished = read_json(out)
     except (OSError, ValueError) as error:
-        rows, raw = [], {}
+        rows, raw, finished = [], {}, False
         why = why or f"it left no rows: {error}"
     measured = {row.id for row in rows if row.tool == "pyrep"}
-    rows += [
+    missing = [
         Row(
             measure.what,
             measure.target,
@@ -74,7 +77,10 @@ def run(name: str, *, quick: bool, folder: Path) -> tuple[list[Row], dict[str, A
         for measure in MEASURES
         if measure.bench == name and measure.id not in measured
     ]
-    return rows, raw
+    if not finished and not missing:
+        missing = [Row(name, "", why or "it did not come to its end", "failed")]
+        print(missing[0], flush=True)
+    return rows + missing, raw
 
 
 def _run(command: Sequence[str], seconds: float, errors: Path) -> str:

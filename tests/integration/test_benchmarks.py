@@ -133,6 +133,27 @@ def test_rows_before_a_benchmark_broke_off_count(
     assert set(verdicts.values()) == {("failed", "the disk is full")}
 
 
+@pytest.mark.parametrize("name", ["core", "tools"])
+def test_one_that_breaks_off_after_its_last_row_to_reach_fails(
+    tmp_path: Path, bench: dict[str, ModuleType], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also the benchmark that has no number to reach at all."""
+    program = (
+        "import sys, pathlib, rows\n"
+        "report = rows.Report(pathlib.Path(sys.argv[2]))\n"
+        f"for id in {sorted(ids(bench, name))!r}:\n"
+        "    report.add(rows.Row(id, '', '1', 'reached', id))\n"
+        "sys.exit('wrong result: the last of them')\n"
+    )
+    (tmp_path / "bench_late.py").write_text(program)
+    run_all = bench["run_all"]
+    run_all.BENCHES[name] = run_all.Bench(str(tmp_path / "bench_late.py"), [], 1)
+    rows, _ = run_all.run(name, quick=False, folder=tmp_path)
+    assert [row.verdict for row in rows].count("failed") == 1
+    assert rows[-1].measured.endswith("wrong result: the last of them")
+    assert f"FAILED   {name}: " in capsys.readouterr().out
+
+
 def test_what_a_benchmark_started_ends_with_it(
     tmp_path: Path, bench: dict[str, ModuleType]
 ) -> None:
