@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import re
 import shutil
@@ -11,9 +12,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +24,8 @@ from fixtures.effort import wait_until
 from fixtures.host import Host
 from pyrep.bench.database import row_digest
 from pyrep.bench.journal import TABLE, read_journal, rows_of
+from pyrep.bench.load import Load
+from pyrep.bench.load import run as run_load
 from pyrep.bench.main import main
 from pyrep.bench.validate import check_copy
 from pyrep.errors import DatabaseError
@@ -95,6 +100,29 @@ def test_load_writes_what_it_says_and_the_journal_knows_it(tmp_path: Path) -> No
         assert sum(map(len, chains.values())) == len(mine)
         assert all(chains[each.worker][each.number - 1] == each.digest for each in mine)
     assert max(by_path.values()) > 2 * min(by_path.values()), "zipf prefers few"
+
+
+@pytest.mark.parametrize("rate", ["nan", "inf", "0", "-1"])
+def test_a_rate_that_is_none_is_refused(tmp_path: Path, rate: str) -> None:
+    bench("populate", "-db", tmp_path / "one.db", "-target-size", "50KB")
+    words = ["-db", tmp_path / "one.db", "-duration", "100ms", "-journal", tmp_path / "no" / "j"]
+    code, text = bench("load", *words, f"-write-rate={rate}")
+    assert (code, "-write-rate must be above 0" in text) == (2, True), text
+    code, text = bench("load", *words)
+    assert (code, "journal cannot be written" in text) == (2, True), text
+
+
+def test_a_load_that_is_too_much_ends_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was due and not done is not made up for after the end; a look at the clock is 10 ms."""
+    ticks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: next(ticks) / 100, time=time.time)
+    monkeypatch.setattr("pyrep.bench.load.time", clock)
+    bench("populate", "-db", tmp_path / "one.db", "-target-size", "50KB")
+    load = Load([tmp_path / "one.db"], rate=1e9, seconds=1.0, payload=16)
+    report = run_load(load, threading.Event())
+    assert 10 < report.writes <= 100 / 5
 
 
 @pytest.mark.parametrize("pattern", ["constant", "burst", "random", "wave"])

@@ -134,12 +134,17 @@ class _Worker:
         self._shares = list(itertools.accumulate(weights))
 
     def work(self) -> None:
-        """Operate at each tick; one that comes late is made up for, at most a second of them."""
+        """Operate at each tick; one that comes late is made up for, at most a second of them.
+
+        Not beyond the end: what the machine could not do by then is left out.
+        """
         interval = self._load.workers / self._load.rate
         end = self._began + self._load.seconds
         due = self._began + interval * self._number / self._load.workers
         try:
             while due < end and not self._stop.wait(max(0.0, due - time.monotonic())):
+                if time.monotonic() >= end:
+                    break
                 self._operate()
                 due = max(due + self._pause(interval, due), time.monotonic() - 1.0)
         finally:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -76,7 +77,7 @@ def command(
 
     if words:
         fail("too many arguments")
-    if write_rate <= 0 or not 0 <= read_ratio <= 1:
+    if not 0 < write_rate < math.inf or not 0 <= read_ratio <= 1:
         fail("-write-rate must be above 0, -read-ratio from 0 to 1")
     load = Load(
         choose(db, folder, match),
@@ -92,7 +93,7 @@ def command(
     with contextlib.ExitStack() as stack:
         file = None
         if journal is not None:
-            file = stack.enter_context(Path(db_path(journal)).open("a", encoding="utf-8"))
+            file = stack.enter_context(_opened(Path(db_path(journal))))
         stop = stack.enter_context(stoppable())
         show = stack.enter_context(metered("{:,} commits"))
         report = run(load, stop, journal=file, on_count=show)
@@ -101,6 +102,15 @@ def command(
     else:
         _print(load, report)
     return 1 if report.errors else 0
+
+
+def _opened(journal: Path) -> TextIO:
+    from pyrep.errors import ConfigError
+
+    try:
+        return journal.open("a", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{journal}: journal cannot be written: {error.strerror}") from error
 
 
 def _document(load: Load, report: Report) -> dict[str, object]:
