@@ -27,7 +27,9 @@ def shrink(
 ) -> Shrunk:
     """Delete that share of each table's rows but the load's own; then checkpoint, then VACUUM.
 
-    :raises DatabaseError: SQLite failed, or a checkpoint met other connections
+    A checkpoint that other connections hinder does what it can.
+
+    :raises DatabaseError: SQLite failed
     """
     rng, before, rows = random.Random(seed), size_of(path), 0
     with opened(path) as connection:
