@@ -68,6 +68,7 @@ class FakeTenant:
         self.sync_error: Exception | None = None
         self.upload_error: Exception | None = None
         self.survey_error: Exception | None = None
+        self.survey_gate: threading.Semaphore | None = None
         self.close_error: Exception | None = None
         self.upload_gate = threading.Event()
         self.upload_gate.set()
@@ -97,6 +98,7 @@ class FakeTenant:
 
     def survey(self) -> None:
         self.calls.append("survey")
+        assert self.survey_gate is None or self.survey_gate.acquire(timeout=60.0)
         if self.survey_error is not None:
             raise self.survey_error
         self.needs_survey = False
@@ -410,6 +412,32 @@ def test_a_hanging_upload_does_not_delay_the_others(make_store: MakeStore) -> No
     for tenant in slow:
         tenant.upload_gate.set()
     wait_until(_stored(*slow), "the slow ones too")
+
+
+def test_the_first_uploads_of_many_do_not_delay_what_another_commits(
+    make_store: MakeStore,
+) -> None:
+    """Their replicas are listed slowly, one by one as the test lets them."""
+    turns = threading.Semaphore(0)
+    running, many = FakeTenant("/data/running.db"), 300
+    newcomers = [FakeTenant(f"/data/{number}.db", surveyed=False) for number in range(many)]
+    store = make_store(running)
+    running.commit()
+    wait_until(_stored(running), "it runs")
+    for tenant in newcomers:
+        tenant.survey_gate = turns
+        tenant.commit()
+        store.register(tenant)
+    try:
+        wait_until(lambda: store._shared.pools["upload"].backlog > many / 2, "most of them wait")
+        running.commit()
+        wait_until(lambda: running.staged == 2, "the other one has something to upload")
+        turns.release(3)
+        wait_until(_stored(running), "it is stored", timeout=15.0)
+        assert sum(tenant.needs_survey for tenant in newcomers) > many / 2
+    finally:
+        turns.release(many)
+    wait_until(_stored(*newcomers), "all are stored")
 
 
 def test_failures_back_off_are_said_once_and_recovery_too(

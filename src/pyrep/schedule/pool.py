@@ -24,6 +24,9 @@ class Pool(Generic[K]):
     while it runs it runs once more afterwards.  An exception of ``work`` goes to
     ``failed(key, error)`` on the same thread.
 
+    Many keys that were submitted as ``patient`` do not hold up the others: while both wait, each
+    kind has every second turn.
+
     While keys wait it has up to ``most`` threads; those above ``size`` end when they have had
     nothing to do for ``spare_seconds``.
     """
@@ -48,6 +51,8 @@ class Pool(Generic[K]):
         self._work_waits = threading.Condition(self._lock)
         self._work_ended = threading.Condition(self._lock)
         self._waiting: deque[K] = deque()  # guarded by _lock, as all below
+        self._patient: deque[K] = deque()
+        self._patient_turn = False
         self._queued: set[K] = set()
         self._running: set[K] = set()
         self._again: set[K] = set()
@@ -70,7 +75,7 @@ class Pool(Generic[K]):
 
     def _start_spare(self) -> None:
         """Start a thread more if keys wait that none of those there will take; under the lock."""
-        if not 0 < len(self._threads) < self.most or len(self._waiting) <= self._idle:
+        if not 0 < len(self._threads) < self.most or self.backlog <= self._idle:
             return
         number = next(n for n in range(self.most) if n not in self._threads)
         try:
@@ -79,32 +84,35 @@ class Pool(Generic[K]):
             del self._threads[number]
             _log.debug("no thread more", extra={"op": self.name, "error": str(error)})
 
-    def submit(self, key: K) -> bool:
-        """Let a key run as soon as a thread is free; return False if the pool is closed."""
+    def submit(self, key: K, *, patient: bool = False) -> bool:
+        """Let a key run as soon as a thread is free; return False if the pool is closed.
+
+        One that waits already keeps its place.
+        """
         with self._lock:
             if self._closed:
                 return False
             if key in self._running:
                 self._again.add(key)
             elif key not in self._queued:
-                self._enqueue(key)
+                self._enqueue(key, self._patient if patient else self._waiting)
             return True
 
-    def _enqueue(self, key: K) -> None:
+    def _enqueue(self, key: K, queue: deque[K]) -> None:
         self._queued.add(key)
-        self._waiting.append(key)
+        queue.append(key)
         self._work_waits.notify()
         self._start_spare()
 
     @property
     def backlog(self) -> int:
         """Return how many keys wait."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._patient)
 
     def finish(self) -> None:
         """Run what was submitted to its end, then join the threads."""
         with self._lock:
-            while self._waiting or self._running:
+            while self.backlog or self._running:
                 self._work_ended.wait()
         self.close(_JOIN_SECONDS)
 
@@ -113,6 +121,7 @@ class Pool(Generic[K]):
         with self._lock:
             self._closed = True
             self._waiting.clear()
+            self._patient.clear()
             self._queued.clear()
             self._again.clear()
             self._work_waits.notify_all()
@@ -130,23 +139,28 @@ class Pool(Generic[K]):
         with self._lock:
             told = True
             self._idle += 1
-            while told and not self._waiting and not self._closed:
+            while told and not self.backlog and not self._closed:
                 told = self._work_waits.wait(patience)
             self._idle -= 1
-            if self._closed or not self._waiting:
+            if self._closed or not self.backlog:
                 self._threads.pop(number)
                 return None
-            key = self._waiting.popleft()
+            key = self._next()
             self._queued.discard(key)
             self._running.add(key)
             return key
+
+    def _next(self) -> K:
+        """Take the first key of the kind whose turn it is; there is one."""
+        self._patient_turn = bool(self._patient) and not (self._waiting and self._patient_turn)
+        return (self._patient if self._patient_turn else self._waiting).popleft()
 
     def _finish(self, key: K) -> None:
         with self._lock:
             self._running.discard(key)
             if key in self._again:
                 self._again.discard(key)
-                self._enqueue(key)
+                self._enqueue(key, self._waiting)
             self._work_ended.notify_all()
 
     def _run(self, number: int) -> None:

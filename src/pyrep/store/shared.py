@@ -83,9 +83,12 @@ class Shared:
 
     # --- their turns ------------------------------------------------------------------------------
 
-    def submit(self, kind: str, name: str) -> None:
-        """Let a pool work on a tenant as soon as one of its threads is free."""
-        self.pools[kind].submit(name)
+    def submit(self, kind: str, name: str, *, patient: bool = False) -> None:
+        """Let a pool work on a tenant as soon as one of its threads is free.
+
+        ``patient``: of those there may be very many at once, and they are not to delay the rest.
+        """
+        self.pools[kind].submit(name, patient=patient)
 
     def schedule(self, kind: str, name: str, delay: float = 0.0) -> None:
         """Let a tenant be fired in ``delay`` seconds at the latest."""

@@ -56,8 +56,8 @@ class SyncWork:
             return
         if drain is not None and not drain.wants_sync(entry):
             return
-        if tenant.needs_survey:
-            self._shared.submit(UPLOAD, name)
+        if tenant.needs_survey:  # as all newcomers do, and after a restart whatever changed
+            self._shared.submit(UPLOAD, name, patient=True)
             return
         if not tenant.attached and not self._shared.budget.enter(name):
             return  # its turn comes when another leaves
@@ -201,7 +201,8 @@ class SyncWork:
             drain.synced(entry)
             self._shared.submit(UPLOAD, tenant.name)  # also when nothing waits: it reports the end
         elif tenant.pending and (urgent or not entry.upload_backoff.failures):
-            self._shared.submit(UPLOAD, tenant.name)
+            first = not tenant.status().durable_txid
+            self._shared.submit(UPLOAD, tenant.name, patient=first and not urgent)
 
     def _after_sync(self, entry: Entry) -> None:
         """Park the tenant if it is time, and say when it is looked at next."""

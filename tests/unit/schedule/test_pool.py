@@ -95,6 +95,26 @@ def test_keys_that_wait_are_there_once_and_in_order(start: Start) -> None:
     assert order == ["first", "b", "a", "c"]
 
 
+def test_patient_keys_have_every_second_turn_while_others_wait(start: Start) -> None:
+    go, order = threading.Event(), list[str]()
+
+    def work(key: str) -> None:
+        assert go.wait(10.0)
+        order.append(key)
+
+    pool = start(work, size=1)
+    pool.submit("first")
+    wait_until(lambda: pool.backlog == 0, "the thread is busy")
+    for key in ("p1", "p2", "p3"):
+        pool.submit(key, patient=True)
+    for key in ("a", "b"):
+        pool.submit(key)
+    assert pool.backlog == 5
+    go.set()
+    wait_until(lambda: len(order) == 6, "all keys done")
+    assert order == ["first", "p1", "a", "p2", "b", "p3"]
+
+
 def test_an_exception_reaches_the_caller_and_the_thread_lives_on(start: Start) -> None:
     failures: list[tuple[str, str]] = []
     done = threading.Event()
