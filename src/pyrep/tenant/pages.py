@@ -32,8 +32,15 @@ from pyrep import _checksum, osfs
 from pyrep.ids import TXID, lock_pgno
 from pyrep.tenant.statedir import create_file
 
-__all__ = ["TABLE_NAME", "WINDOW_PAGES", "LocalPages", "PageTable", "StagedPages"]
-__all__ += ["TableLostError", "sync_table"]
+__all__ = [
+    "TABLE_NAME",
+    "WINDOW_PAGES",
+    "LocalPages",
+    "PageTable",
+    "StagedPages",
+    "TableLostError",
+    "sync_table",
+]
 
 TABLE_NAME = "pages"
 WINDOW_PAGES = 65536

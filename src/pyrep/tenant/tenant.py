@@ -129,7 +129,7 @@ class Tenant(TenantBase):
                     return False  # another process used the database: the replica is listed anew
                 staged = turn.sync(self._engine)
             except TableLostError as error:
-                raise self._folder_lost(error.strerror) from error
+                raise self._folder_lost(error.strerror or str(error)) from error
             except OSError as error:
                 raise self._failed(explain(self.spec, error)) from error
             except PyrepError as error:
