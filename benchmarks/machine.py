@@ -33,7 +33,7 @@ def describe() -> dict[str, str]:
         "SQLite of pyrep": apsw.sqlite_lib_version(),
         "SQLite of the application": sqlite3.sqlite_version,
         "lz4": _lz4(),
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
         "CPU": f"{len(os.sched_getaffinity(0))} x {_cpu()}",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB",
         "load before": load,
