@@ -334,7 +334,9 @@ def test_a_missing_path_is_waited_for(tmp_path: Path) -> None:
     )
     with Daemon("-config", config) as daemon:
         daemon.wait_for("waiting for database")
-        assert _status(config)[f"{tmp_path}/data/a.db"]["status"] == "waiting"
+        name = f"{tmp_path}/data/a.db"
+        wait_until(lambda: name in _status(config), "the catalog has it")
+        assert _status(config)[name]["status"] == "waiting"
         _make(tmp_path / "data/a.db")
         wait_until(_durable(config, tmp_path / "data/a.db"), "the new database is durable")
         assert daemon.stop() == 0

@@ -186,8 +186,8 @@ def test_a_storage_that_fails_does_not_keep_one_forever(tmp_path: Path) -> None:
         level.rename(replica / "aside")
         level.write_text("in the way")
         _write(path, 2)
-        with pytest.raises(PyrepError, match=r"was not complete within 0\.01 s"):
-            replicator.remove(path, timeout=0.01)
+        with pytest.raises(PyrepError, match="was not complete within 0 s"):
+            replicator.remove(path, timeout=0)
         with pytest.raises(ConfigError, match="is no entry"):
             replicator.remove(path)
         level.unlink()
