@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from abc import abstractmethod
 
 __all__ = ["PieceReader"]
 
@@ -32,8 +33,9 @@ class PieceReader(io.RawIOBase):
         self._data = self._data[count:]
         return count
 
+    @abstractmethod
     def _fetch(self) -> None:
-        raise NotImplementedError
+        """Take the next bytes; called only while some of the promise are left."""
 
     def _take(self, data: bytes) -> None:
         self._data = memoryview(data)[: self._left]
