@@ -292,6 +292,17 @@ def _foreign(path: Path) -> None:
         db.execute("pragma application_id = 7")
 
 
+def test_a_file_of_no_tenant_is_an_error_of_ours(path: Path) -> None:
+    with closing(Catalog(path)) as catalog:
+        with closing(sqlite3.connect(path)) as db, db:
+            db.execute("drop table files")
+            columns = "tenant, level, min_txid, max_txid, size, timestamp_ms, acked_ms"
+            db.execute(f"create table files ({columns})")
+            db.execute("insert into files values (null, 0, '1', '1', 1, 1, 1)")
+        with pytest.raises(PyrepError, match="a row that cannot be read"):
+            list(catalog.levels())
+
+
 @pytest.mark.parametrize("spoil", [_damage_text, _damage_pages, _older, _foreign])
 def test_a_catalog_that_cannot_be_used_is_begun_anew(
     path: Path, spoil: object, caplog: pytest.LogCaptureFixture

@@ -322,10 +322,15 @@ class Catalog:
 
     def levels(self) -> Iterator[tuple[str, dict[int, LevelRow]]]:
         """Give, tenant by tenant, what is known of each level that has files."""
-        with self._db_lock, translated(self.path):
-            cursor = self._db.execute(_LEVELS)
-            for path, rows in itertools.groupby(cursor, itemgetter(0)):
-                yield os.fsdecode(cast(bytes, path)), dict(map(level_row, rows))
+        try:
+            with self._db_lock, translated(self.path):
+                cursor = self._db.execute(_LEVELS)
+                for _, rows in itertools.groupby(cursor, itemgetter(0)):
+                    found = decoded(rows, _tenant_and_level)
+                    yield found[0][0], dict(level for _, level in found)
+        except PyrepError as error:
+            self._doubt(error)
+            raise
 
     def save_proof(self, row: ProofRow) -> None:
         """Queue a verification; one that proved nothing leaves what was proven before."""
@@ -432,6 +437,10 @@ class Catalog:
                     yield self._db
             finally:
                 self._db.execute("PRAGMA synchronous=NORMAL")
+
+
+def _tenant_and_level(row: apsw.SQLiteValues) -> tuple[str, tuple[int, LevelRow]]:
+    return os.fsdecode(cast(bytes, row[0])), level_row(row)
 
 
 def _lineage(row: apsw.SQLiteValues) -> tuple[str, int]:

@@ -64,7 +64,7 @@ class GCSBucket:
                 objects = [_stored(item) for item in page.get("items", ())]
                 folders = [str(name) for name in page.get("prefixes", ())]
                 token = str(page.get("nextPageToken", ""))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise unreadable(where, "list", error) from error
             yield objects, folders
             if not token:
@@ -99,7 +99,7 @@ class GCSBucket:
             return None
         try:
             return int(json.loads(answer.body)["size"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise unreadable(where, "read", error) from error
 
     def upload(self, key: str, incoming: IncomingFile, *, create_only: bool) -> None:

@@ -84,5 +84,5 @@ def _explanation(body: bytes) -> tuple[str, str]:
             return found, short_text(found)
         reasons = found.get("errors") or [{}]
         return str(reasons[0].get("reason", "")), short_text(str(found.get("message", "")))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return "", short_text(body.decode(errors="replace"))

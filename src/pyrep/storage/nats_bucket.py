@@ -326,5 +326,5 @@ def _described(data: bytes, sequence: int) -> Described | None:
             deleted=bool(document.get("deleted")),
             sequence=sequence,
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -238,7 +238,7 @@ def test_a_listing_out_of_order_is_an_error(server: ScriptedServer, make: Make) 
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"[]", b'{"items": [{"name": "x"}]}', b'{"items": 5}']
+    "body", [b"[" * 100_000, b"", b"<html>", b"[]", b'{"items": [{"name": "x"}]}', b'{"items": 5}']
 )
 def test_a_listing_that_makes_no_sense(server: ScriptedServer, make: Make, body: bytes) -> None:
     server.script(Reply(200, body=body))
